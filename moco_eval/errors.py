@@ -75,17 +75,12 @@ def run(command: Callable[[], None], *, program: str, verbose: bool) -> int:
     """
     try:
         command()
-    except UsageError as error:
-        code = error.exit_code
+    except (UsageError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
-    except OSError as error:
-        code = OutputError.exit_code
-        print(f"{program}: {error}", file=sys.stderr)
+        if verbose:
+            traceback.print_exc()
+        return error.exit_code if isinstance(error, UsageError) else OutputError.exit_code
     except KeyboardInterrupt:
-        code = 130
         print(f"{program}: interrupted.", file=sys.stderr)
-    else:
-        return 0
-    if verbose:
-        traceback.print_exc()
-    return code
+        return 130
+    return 0

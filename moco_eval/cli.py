@@ -1,0 +1,245 @@
+"""``moco-eval``: one sub-command per module; starts without importing torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from jsonargparse import ArgumentParser, Namespace
+
+import moco_eval
+from moco_eval import errors
+from moco_eval.options import add_run_options, command_parser
+
+PROTOCOL_EPILOG = """ENCODER is a checkpoint of any known format (moco-eval formats), timm:NAME,
+torchvision:NAME, random:ARCH[@SEED] for fresh weights, or pixels for the image itself.
+
+examples:
+  moco-eval {name} runs/digits/checkpoint.pth.tar --data {data}
+  moco-eval {name} random:{arch} --data {data} --seed 1
+  moco-eval {name} ENCODER --data {user_data} --name my-encoder --results results
+
+A run that the results folder already holds is not repeated; --rerun repeats it."""
+
+IMAGE_KINDS = "digits, imagefolder:DIR or torchvision:NAME:DIR"
+SCENE_KINDS = (
+    "digits-scenes[:DIR], coco:IMAGES:JSON or coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON"
+)
+
+
+class Command(NamedTuple):
+    """A sub-command: what it is for, its options, and what it does."""
+
+    help: str
+    options: Callable[[ArgumentParser], None]
+    action: Callable[[Namespace], None]
+
+
+def main() -> None:
+    """Entry point of ``moco-eval``."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_usage())
+        sys.exit(0)
+    if name == "--version":
+        print(f"moco-eval {moco_eval.__version__}")
+        sys.exit(0)
+    if name not in COMMANDS:
+        print(f"moco-eval: {errors.unknown('command', name, COMMANDS)}", file=sys.stderr)
+        sys.exit(errors.UsageError.exit_code)
+    command = COMMANDS[name]
+    program = f"moco-eval {name}"
+    parser = command_parser(program, command.help)
+    command.options(parser)
+    parsed = parser.parse_args(arguments)
+    code = errors.run(lambda: command.action(parsed), program=program, verbose=parsed.verbose)
+    sys.exit(code)
+
+
+def _usage() -> str:
+    lines = [
+        "usage: moco-eval COMMAND ...",
+        "",
+        "Measure how well a pretrained vision encoder transfers.",
+        "",
+        *(f"  {name:10} {command.help}" for name, command in COMMANDS.items()),
+        "",
+        "Every command has its own --help. The whole chain on embedded images: moco-eval demo",
+        "To pretrain an encoder: moco-pretrain --help",
+    ]
+    return "\n".join(lines)
+
+
+def _protocol(name: str, text: str) -> Command:
+    """A command that runs one protocol on one encoder and records the result."""
+    dense = name in ("detect", "segment")
+
+    def options(parser: ArgumentParser) -> None:
+        parser.epilog = PROTOCOL_EPILOG.format(
+            name=name,
+            data="digits-scenes" if dense else "digits",
+            user_data="coco:IMAGES:JSON" if dense else "imagefolder:DIR",
+            arch="resnet10_small",
+        )
+        add = parser.add_argument
+        add("encoder", type=str, metavar="ENCODER", help="checkpoint or specification, see below")
+        add("--data", type=str, required=True, help=SCENE_KINDS if dense else IMAGE_KINDS)
+        add("--recipe", type=str, default="", help="its name; the protocol's default if left out")
+        add_run_options(parser)
+        add("--name", type=str, default="", help="what tables call the encoder")
+        add("--arch", type=str, default=None, help="the architecture, for files that do not say")
+        if dense:
+            add("--engine", type=str, default="auto", help="auto, detectron2 or torchvision")
+        add("--results", type=str, default="results", help="folder of the records")
+        add("--work", type=str, default="runs", help="folder for what is no result")
+        add("--rerun", action="store_true", help="run again what is already recorded")
+
+    def action(arguments: Namespace) -> None:
+        from moco_eval import suite
+
+        cell = suite.Cell(
+            protocol=name,
+            encoder=arguments.encoder,
+            data=arguments.data,
+            name=arguments.name,
+            arch=arguments.arch,
+            recipe=arguments.recipe,
+            overrides=tuple(arguments.set),
+            seed=arguments.seed,
+            engine=arguments.get("engine", "auto"),
+        )
+        results = Path(arguments.results)
+        record, is_new = suite.run_cell(
+            cell,
+            results=results,
+            work_dir=Path(arguments.work) / suite.work_folder(cell),
+            rerun=arguments.rerun,
+        )
+        protocol = f"{record['protocol']['id']}@{record['protocol']['version']}"
+        print(f"{protocol} {record['dataset']['id']}: {suite.summary(record)}")
+        print(f"{'Recorded as' if is_new else 'Already recorded:'} {record['name']} in {results}")
+
+    return Command(text, options, action)
+
+
+def _encoder_options(parser: ArgumentParser) -> None:
+    parser.add_argument("encoder", type=str, metavar="ENCODER", help="checkpoint or specification")
+    parser.add_argument("--arch", type=str, default=None, help="for files that do not say")
+
+
+def _check_options(parser: ArgumentParser) -> None:
+    _encoder_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _check(arguments: Namespace) -> None:
+    from moco_eval.encoders import check
+    from moco_eval.encoders.load import load_encoder
+
+    report = check.check(load_encoder(arguments.encoder, arch=arguments.arch))
+    print(json.dumps(report, indent=1) if arguments.json else check.describe(report))
+
+
+def _convert_options(parser: ArgumentParser) -> None:
+    parser.epilog = """examples:
+  moco-eval convert moco_v2_800ep_pretrain.pth.tar r50.pth --to detectron2
+  moco-eval convert runs/digits/checkpoint.pth.tar encoder.safetensors --to safetensors"""
+    _encoder_options(parser)
+    parser.add_argument("output", type=str, metavar="OUT", help="the file to write")
+    parser.add_argument(
+        "--to", type=str, required=True, help="detectron2, torchvision or safetensors"
+    )
+
+
+def _convert(arguments: Namespace) -> None:
+    from moco_eval.encoders.export import export
+    from moco_eval.encoders.load import load_encoder
+
+    encoder = load_encoder(arguments.encoder, arch=arguments.arch)
+    proof = export(encoder, Path(arguments.output), arguments.to)
+    print(f"{arguments.output}: written, reloaded and compared. {json.dumps(proof)}")
+
+
+def _no_options(parser: ArgumentParser) -> None:
+    """The command takes none."""
+
+
+def _formats(_: Namespace) -> None:
+    from moco_eval.encoders.formats import FORMATS
+
+    for row in FORMATS:
+        print(f"{row.name:14} {row.title}\n{'':14} {row.source}")
+
+
+def _table_options(parser: ArgumentParser) -> None:
+    parser.epilog = """example:
+  moco-eval table --results results --format latex --baseline random --output table.tex"""
+    add = parser.add_argument
+    add("--results", type=str, default="results", help="folder of the records")
+    add("--format", type=str, default="md", help="md, latex, csv or html")
+    add("--baseline", type=str, default=None, help="the encoder that deltas are taken from")
+    add("--output", type=str, default=None, help="a file instead of standard output")
+
+
+def _table(arguments: Namespace) -> None:
+    from moco_eval import records, tables
+    from moco_eval.files import write_text
+
+    found, problems = records.read_all(Path(arguments.results))
+    for problem in problems:
+        print(f"moco-eval table: {problem}", file=sys.stderr)
+    text = tables.render(tables.table(found, baseline=arguments.baseline), arguments.format)
+    if arguments.output:
+        write_text(Path(arguments.output), text)
+    else:
+        print(text)
+
+
+def _published_options(parser: ArgumentParser) -> None:
+    parser.epilog = 'example:\n  moco-eval published "MoCo v2" voc_det_c4_24k'
+    parser.add_argument("words", type=str, nargs="+", help="every word must occur in a row")
+
+
+def _published(arguments: Namespace) -> None:
+    from moco_eval.published import search
+
+    print(search(arguments.words).to_string(index=False))
+
+
+def _doctor(_: Namespace) -> None:
+    from moco_eval.environment import doctor
+
+    print(doctor())
+
+
+def _demo_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--output", type=str, default="runs/demo", help="folder of all it makes")
+
+
+def _demo(arguments: Namespace) -> None:
+    from moco_eval.demo import demo
+
+    demo(Path(arguments.output))
+
+
+COMMANDS = {
+    "demo": Command("the whole chain on embedded images, in minutes", _demo_options, _demo),
+    "linear": _protocol("linear", "linear probe on frozen features, all labels"),
+    "knn": _protocol("knn", "k-nearest-neighbour classifier on frozen features"),
+    "lowshot": _protocol("lowshot", "linear probe on a few labels a class"),
+    "detect": _protocol("detect", "object detection: fine-tune a C4 Faster R-CNN, box AP"),
+    "segment": _protocol("segment", "instance masks: fine-tune a C4 Mask R-CNN, mask AP"),
+    "check": Command("what an encoder is, and whether it looks sane", _check_options, _check),
+    "convert": Command("write an encoder in another format, proven", _convert_options, _convert),
+    "formats": Command("the checkpoint layouts that load", _no_options, _formats),
+    "table": Command("a comparison table from records", _table_options, _table),
+    "published": Command("search the published numbers", _published_options, _published),
+    "doctor": Command("what is installed, and what is missing", _no_options, _doctor),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A data specification becomes images and labels, or scenes and boxes."""

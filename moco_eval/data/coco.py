@@ -1,0 +1,300 @@
+"""Detection data in COCO's json format: scenes with boxes, classes and masks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from moco_eval.data import fingerprint
+from moco_eval.data.images import open_image
+from moco_eval.data.masks import decode
+from moco_eval.errors import DataError, UsageError
+from moco_eval.files import sha256_of
+
+# IMAGES:JSON holds out one image in this many for testing.
+HOLD_OUT = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One image and what is in it.
+
+    Attributes:
+        image_id: As in the json.
+        path: The image file.
+        size: Its height and width, in pixels.
+        boxes: ``(n, 4)`` float32, left, top, right, bottom, in pixels and within the image.
+        labels: ``(n,)`` int64, contiguous from 0.
+        segmentations: Polygons or run lengths as in the json; None where there is none.
+        areas: ``(n,)`` in pixels, as annotated: COCO tells small objects from large ones by it.
+        crowd: ``(n,)`` bool, regions of many objects: never trained on, ignored by AP.
+    """
+
+    image_id: int
+    path: Path
+    size: tuple[int, int]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    segmentations: tuple[Any, ...]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+
+    def image(self) -> Image.Image:
+        """The decoded image, RGB.
+
+        Raises:
+            DataError: If the file is damaged or of another size than the json says.
+        """
+        image = open_image(self.path).convert("RGB")
+        height, width = self.size
+        if image.size != (width, height):
+            raise DataError(
+                f"{self.path} is {image.width}x{image.height}, but its annotations are for "
+                f"{width}x{height}."
+            )
+        return image
+
+    def masks(self) -> NDArray[np.bool_]:
+        """Pixel masks ``(n, height, width)`` of all objects.
+
+        Raises:
+            DataError: If an object has no segmentation, or one that cannot be decoded.
+        """
+        masks = np.zeros((len(self.labels), *self.size), dtype=np.bool_)
+        for mask, segmentation in zip(masks, self.segmentations, strict=True):
+            if not segmentation:
+                raise DataError(
+                    f"An object in {self.path} has no segmentation. Its masks can neither be "
+                    "trained nor scored; its boxes can: moco-eval detect."
+                )
+            try:
+                mask[:] = decode(segmentation, self.size)
+            except DataError as error:
+                raise DataError(f"{self.path}: {error}") from error
+        return masks
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSplit:
+    """One part of a detection data set.
+
+    Attributes:
+        id: The json's name, without its suffix.
+        classes: By label.
+        category_ids: The json's number of each class.
+        scenes: In the json's order; scenes without objects included.
+        num_dropped: Objects left out because nothing of their box lies within the image.
+    """
+
+    id: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    scenes: tuple[Scene, ...]
+    num_dropped: int
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def truth(self) -> dict[str, Any]:
+        """The split as a COCO document, with the json's own image and category numbers."""
+        images = [
+            dict(zip(("id", "file_name", "height", "width"), row, strict=True))
+            for row in ((scene.image_id, scene.path.name, *scene.size) for scene in self.scenes)
+        ]
+        categories = [
+            {"id": number, "name": name}
+            for number, name in zip(self.category_ids, self.classes, strict=True)
+        ]
+        objects = [found for scene in self.scenes for found in self._annotations(scene)]
+        numbered = [{"id": number, **found} for number, found in enumerate(objects, start=1)]
+        return {"images": images, "categories": categories, "annotations": numbered}
+
+    def _annotations(self, scene: Scene) -> list[dict[str, Any]]:
+        corners = scene.boxes.astype(np.float64)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        return [
+            {
+                "image_id": scene.image_id,
+                "category_id": self.category_ids[scene.labels[index]],
+                "bbox": boxes[index].tolist(),
+                "area": float(scene.areas[index]),
+                "iscrowd": int(scene.crowd[index]),
+                "segmentation": scene.segmentations[index] or [],
+            }
+            for index in range(len(scene.labels))
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class SceneData:
+    """A detection data set: what ``detect`` and ``segment`` take."""
+
+    id: str
+    classes: tuple[str, ...]
+    train: SceneSplit
+    test: SceneSplit
+    fingerprint: str
+
+
+def open_coco(rest: str) -> SceneData:
+    """Open ``TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON``, or ``IMAGES:JSON``.
+
+    With two parts, a fifth of the images is held out for testing: always the same ones, for a
+    hash of the file name decides.
+
+    Raises:
+        UsageError: If there are neither two parts nor four.
+        DataError: If a part is missing, no COCO json, or the splits hold different classes.
+    """
+    parts = [Path(part) for part in rest.split(":")]
+    if len(parts) not in (2, 4) or not all(rest.split(":")):
+        raise UsageError(
+            f"'coco:{rest}' names {len(parts)} paths. Expected coco:IMAGES:JSON or "
+            "coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON."
+        )
+    train = read_split(parts[0], parts[1])
+    if len(parts) == 4:
+        test = read_split(parts[2], parts[3])
+        if train.classes != test.classes:
+            raise DataError(
+                f"{parts[1]} and {parts[3]} hold different classes, or in another order: "
+                f"{', '.join(train.classes[:6])} ... against {', '.join(test.classes[:6])} ..."
+            )
+    else:
+        train, test = _hold_out(train)
+    hashes = _fingerprint(train, *parts[:2]), _fingerprint(test, *parts[-2:])
+    return SceneData(f"coco-{train.id}", train.classes, train, test, "/".join(hashes))
+
+
+def read_split(images: Path, annotations: Path) -> SceneSplit:
+    """Read one COCO json and check it against the images' folder.
+
+    Boxes are clipped to their image; one of which nothing is left is dropped and counted.
+    Category numbers may have gaps: labels are contiguous, in the order of the numbers.
+
+    Raises:
+        DataError: If the json is missing, of another layout or without objects, or an image that
+            it names is not in ``images``.
+    """
+    document = _read_document(annotations)
+    try:
+        return _parse(document, images, annotations)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{annotations} is not COCO's layout ({type(error).__name__}: {error}). An image "
+            "needs id, file_name, height, width; an annotation image_id, category_id, bbox of 4."
+        ) from error
+
+
+def _read_document(annotations: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(annotations.read_bytes())
+    except OSError as error:
+        raise DataError(f"{annotations} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"{annotations} is no json: {error}.") from error
+    expected = ("images", "annotations", "categories")
+    if not isinstance(document, dict) or any(key not in document for key in expected):
+        found = ", ".join(map(str, list(document)[:6])) if isinstance(document, dict) else "a list"
+        raise DataError(
+            f"{annotations} is not COCO's layout: expected a dictionary with "
+            f"{', '.join(expected)}, found {found}."
+        )
+    return document
+
+
+def _parse(document: Mapping[str, Any], images: Path, annotations: Path) -> SceneSplit:
+    categories = sorted(document["categories"], key=lambda category: int(category["id"]))
+    labels = {int(category["id"]): label for label, category in enumerate(categories)}
+    by_image: dict[int, list[Any]] = {int(image["id"]): [] for image in document["images"]}
+    for found in document["annotations"]:
+        if found["image_id"] not in by_image or found["category_id"] not in labels:
+            raise DataError(
+                f"{annotations}: annotation {found.get('id')} is of image {found['image_id']} and "
+                f"category {found['category_id']}, which the json does not list both."
+            )
+        by_image[found["image_id"]].append(found)
+    scenes = tuple(
+        _scene(image, by_image[image["id"]], labels, images) for image in document["images"]
+    )
+    missing = [scene.path for scene in scenes if not scene.path.is_file()]
+    if missing:
+        raise DataError(
+            f"{annotations} names {len(scenes)} images, of which {len(missing)} are missing, "
+            f"such as {missing[0]}. Is {images} the folder of these images?"
+        )
+    num_kept = sum(len(scene.labels) for scene in scenes)
+    if num_kept == 0:
+        raise DataError(f"{annotations} holds no objects in its {len(scenes)} images.")
+    return SceneSplit(
+        annotations.stem,
+        tuple(str(category["name"]) for category in categories),
+        tuple(labels),
+        scenes,
+        len(document["annotations"]) - num_kept,
+    )
+
+
+def _scene(
+    image: Mapping[str, Any],
+    found: Sequence[Mapping[str, Any]],
+    labels: Mapping[int, int],
+    folder: Path,
+) -> Scene:
+    height, width = int(image["height"]), int(image["width"])
+    boxes = np.array([each["bbox"] for each in found], dtype=np.float64).reshape(len(found), 4)
+    if not np.isfinite(boxes).all():
+        raise DataError(f"A box of {image['file_name']} is not finite: {boxes.tolist()}.")
+    boxes[:, 2:] += boxes[:, :2]
+    boxes = boxes.clip(0, [width, height, width, height])
+    kept = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    found = [each for each, keep in zip(found, kept.tolist(), strict=True) if keep]
+    boxes = boxes[kept]
+    extents = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return Scene(
+        image_id=int(image["id"]),
+        path=folder / image["file_name"],
+        size=(height, width),
+        boxes=boxes.astype(np.float32),
+        labels=np.array([labels[each["category_id"]] for each in found], dtype=np.int64),
+        segmentations=tuple(each.get("segmentation") for each in found),
+        areas=np.array(
+            [each.get("area", extent) for each, extent in zip(found, extents, strict=True)],
+            dtype=np.float64,
+        ),
+        crowd=np.array([bool(each.get("iscrowd", 0)) for each in found], dtype=np.bool_),
+    )
+
+
+def _fingerprint(split: SceneSplit, images: Path, annotations: Path) -> str:
+    names = fingerprint.of_files([scene.path for scene in split.scenes], None, images)
+    return f"json:{sha256_of(annotations)[:16]}+{names}"
+
+
+def _hold_out(split: SceneSplit) -> tuple[SceneSplit, SceneSplit]:
+    train = tuple(scene for scene in split.scenes if not _is_held_out(scene.path.name))
+    test = tuple(scene for scene in split.scenes if _is_held_out(scene.path.name))
+    for name, scenes in (("training", train), ("testing", test)):
+        if not any(len(scene.labels) for scene in scenes):
+            raise DataError(
+                f"{split.id} has {len(split)} images, too few to hold out one in {HOLD_OUT}: no "
+                f"object is left for {name}. Name both splits: "
+                "coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON."
+            )
+    return dataclasses.replace(split, scenes=train), dataclasses.replace(split, scenes=test)
+
+
+def _is_held_out(file_name: str) -> bool:
+    digest = hashlib.blake2b(file_name.encode(), digest_size=8, key=b"test").digest()
+    return int.from_bytes(digest, "big") % HOLD_OUT == 0

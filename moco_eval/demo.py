@@ -1,0 +1,169 @@
+"""The whole chain on embedded images: pretrain, evaluate, record, compare.
+
+It goes through the same commands and functions that a user's data takes, on scikit-learn's
+handwritten digits and on scenes made of them. Finished work is found and skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from moco_eval import knn, records, report, suite, tables
+from moco_eval.data.catalog import ImageData, open_images, open_scenes
+from moco_eval.data.coco import SceneSplit
+from moco_eval.encoders.load import load_encoder
+from moco_eval.errors import DivergedError
+from moco_eval.features import train_and_test
+from moco_eval.files import write_text
+
+RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
+SEEDS = (0, 1, 2)
+TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv", "html": "table.html"}
+
+# Boxes below this score would hide the picture under guesses; AP counts them all.
+SHOWN_SCORE = 0.5
+
+
+def demo(output: Path) -> None:
+    """Run the chain into ``output`` and print the table last.
+
+    Raises:
+        DivergedError: If a step failed; what is done stays, and the same command goes on from it.
+    """
+    begun_s = time.monotonic()
+    print(f"The main job on embedded images, into {output}. Finished work is skipped.", flush=True)
+
+    # Two checkpoints by the command that a user would type.
+    checkpoints = {
+        MOCO: _pretrain("mocov2-digits", output / "mocov2-digits"),
+        SUPERVISED: _pretrain("supervised-digits", output / "supervised-digits"),
+    }
+    encoders = {
+        RANDOM: "random:resnet10_small",
+        PIXELS: "pixels",
+        SUPERVISED: str(checkpoints[SUPERVISED]),
+        MOCO: str(checkpoints[MOCO]),
+    }
+
+    # Every encoder under every protocol; one record a run.
+    results = output / "results"
+    cells = plan(encoders)
+    done = suite.run_all(cells, results=results, work_dir=output / "work")
+
+    # Pictures of what the numbers mean.
+    if not (output / "neighbours.png").exists():
+        _draw_neighbours(checkpoints[MOCO], open_images("digits"), output / "neighbours.png")
+    shown = next(cell for cell in cells if cell.protocol == "segment" and cell.name == MOCO)
+    if not (output / "detections.png").exists():
+        found = output / "work" / suite.work_folder(shown) / "detections.json"
+        _draw_detections(open_scenes(shown.data).test, found, output / "detections.png")
+
+    # The table, from the records alone.
+    written, problems = records.read_all(results)
+    for problem in problems:
+        print(problem)
+    table = tables.table(written, baseline=RANDOM, encoders=tuple(encoders))
+    for form, name in TABLE_FILES.items():
+        write_text(output / name, tables.render(table, form))  # type: ignore[arg-type]
+    took = f"{time.monotonic() - begun_s:.0f} s"
+    print(f"\n{len(done)} records in {results}; tables and pictures in {output}. Took {took}.\n")
+    print(tables.render(table, "md"), flush=True)
+    if len(done) < len(cells):
+        raise DivergedError(f"{len(cells) - len(done)} of {len(cells)} runs failed, see above.")
+
+
+def plan(encoders: dict[str, str]) -> list[suite.Cell]:
+    """The cells of the demo's table: seeds where a run takes seconds, one where it takes more."""
+    cells = [
+        suite.Cell(protocol=protocol, encoder=spec, name=name, data="digits", seed=seed)
+        for protocol, seeds in (("linear", SEEDS), ("lowshot", SEEDS), ("knn", SEEDS[:1]))
+        for name, spec in encoders.items()
+        for seed in seeds
+    ]
+    cells += [
+        suite.Cell(protocol=protocol, encoder=spec, name=name, data="digits-scenes")
+        for protocol in suite.DENSE_PROTOCOLS
+        for name, spec in encoders.items()
+        if name != PIXELS  # an image is no backbone
+    ]
+    return cells
+
+
+def _pretrain(recipe: str, output: Path) -> Path:
+    checkpoint = output / "checkpoint.pth.tar"
+    status = output / "status.json"
+    if status.exists() and json.loads(status.read_text())["state"] == "done":
+        print(f"{recipe}: {checkpoint} is there already.", flush=True)
+        return checkpoint
+    command = ["--recipe", recipe, "--data", "digits", "--output", str(output), "--knn-every", "4"]
+    print(f"$ moco-pretrain {' '.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "pretrain.cli", *command], check=False).returncode
+    if code:
+        raise DivergedError(f"moco-pretrain ended with exit code {code}, see above.")
+    return checkpoint
+
+
+def _draw_neighbours(checkpoint: Path, data: ImageData, path: Path) -> None:
+    """One test digit of each class with the five training digits that the encoder finds nearest."""
+    train, test = train_and_test(load_encoder(str(checkpoint)), data)
+    labels = np.asarray(data.test.labels)
+    queries = [int(np.flatnonzero(labels == label)[0]) for label in range(len(data.classes))]
+    nearest = knn.neighbours(train, test[queries], 5).numpy()
+    report.neighbours(
+        np.stack([_pixels(data.test.images[query]) for query in queries]),
+        np.stack([[_pixels(data.train.images[i]) for i in row] for row in nearest]),
+        np.asarray(data.train.labels)[nearest] == labels[queries][:, None],
+        path,
+    )
+
+
+def _draw_detections(split: SceneSplit, detections: Path, path: Path) -> None:
+    """The first test scenes with several objects: ground truth beside what was found."""
+    found = json.loads(detections.read_text())
+    names = dict(zip(split.category_ids, split.classes, strict=True))
+    scenes = [scene for scene in split.scenes if len(scene.labels) > 1][:6]
+    panels = []
+    for scene in scenes:
+        mine = [
+            row
+            for row in found
+            if row["image_id"] == scene.image_id and row["score"] >= SHOWN_SCORE
+        ]
+        boxes = np.array([row["bbox"] for row in mine], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        panels.append(
+            report.Scene(
+                image=_pixels(scene.image()),
+                truth=report.Objects(
+                    boxes=scene.boxes,
+                    names=[split.classes[label] for label in scene.labels],
+                    masks=scene.masks(),
+                ),
+                predicted=report.Objects(
+                    boxes=boxes,
+                    names=[names[row["category_id"]] for row in mine],
+                    scores=np.array([row["score"] for row in mine]),
+                    masks=replace(
+                        scene,
+                        labels=np.zeros(len(mine), np.int64),
+                        segmentations=tuple(row["segmentation"] for row in mine),
+                    ).masks(),
+                ),
+            )
+        )
+    report.detections(
+        panels, path, title=f"{MOCO}: detections with a score of at least {SHOWN_SCORE}"
+    )
+
+
+def _pixels(image: Image.Image) -> NDArray[np.float64]:
+    return np.asarray(image.convert("RGB")) / 255.0

@@ -1,0 +1,1 @@
+"""A checkpoint by any author becomes an encoder, every tensor accounted for."""

@@ -1,0 +1,174 @@
+"""Every tensor of a file against every tensor of an architecture: both sides come out even."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moco_eval.encoders.formats import ADVICE, CLASSIFIER, Claim, matches, strip_wrappers, to_ours
+from moco_eval.encoders.networks import architectures, build_network
+from moco_eval.encoders.reader import shortened
+from moco_eval.errors import CheckpointError
+
+
+@dataclass(kw_only=True)
+class Sorted:
+    """A file's tensors by what a format's rules say of them.
+
+    Attributes:
+        found: The encoder's, under canonical names.
+        theirs: The same names' originals in the file.
+        dropped: What a rule leaves out, under the file's names.
+        unclaimed: What no rule speaks of, likewise.
+    """
+
+    found: dict[str, Tensor] = field(default_factory=dict)
+    theirs: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    unclaimed: list[str] = field(default_factory=list)
+
+
+def sort_tensors(claim: Claim, *, classifiers: tuple[str, ...] = ()) -> Sorted:
+    """Apply the format's rules to each tensor of the file.
+
+    Args:
+        claim: The file and its format.
+        classifiers: What a drop rule's ``{classifier}`` stands for.
+
+    Raises:
+        CheckpointError: If two of the file's names mean the same tensor.
+    """
+    drop = [
+        rule.replace(CLASSIFIER, classifier)
+        for rule in claim.format.drop
+        for classifier in (classifiers if CLASSIFIER in rule else ("",))
+    ]
+    result = Sorted()
+    for theirs, value in claim.tensors.items():
+        name = strip_wrappers(theirs)
+        ours = to_ours(name, claim.format)
+        if matches(name, drop):
+            result.dropped.append(theirs)
+        elif ours is None or not isinstance(value, Tensor):
+            result.unclaimed.append(theirs)
+        elif ours in result.found:
+            raise CheckpointError(
+                f"{claim.source}: {result.theirs[ours]} and {theirs} both mean {ours}. "
+                f"A file of format '{claim.format.name}' holds one of them."
+            )
+        else:
+            result.found[ours], result.theirs[ours] = value, theirs
+    return result
+
+
+def fill(network: nn.Module, claim: Claim, *, arch: str) -> Sorted:
+    """Load the claimed tensors into ``network``, which is of architecture ``arch``.
+
+    Returns:
+        What was loaded and what was dropped; nothing is unclaimed.
+
+    Raises:
+        CheckpointError: If a tensor of the network is missing, one of the file is claimed by no
+            rule, or a shape or kind differs. Everything that is wrong is listed.
+    """
+    state = network.state_dict()
+    held = sort_tensors(claim, classifiers=_classifiers(network))
+    held.unclaimed += [held.theirs[name] for name in held.found if name not in state]
+    missing = [n for n in state if n not in held.found and not is_counter(n)]
+    misfits = [
+        f"{name} is {_shape(value)}, expected {_shape(state[name])}"
+        for name, value in held.found.items()
+        if name in state and not _fits(value, state[name])
+    ]
+    lines = {
+        f"missing ({len(state)} expected)": missing,
+        "in the file but claimed by no rule": held.unclaimed,
+        "of another shape": misfits,
+    }
+    problems = [f"  {what}: {shortened(names)}" for what, names in lines.items() if names]
+    if problems:
+        raise CheckpointError(
+            "\n".join(
+                [
+                    f"{claim.source} cannot be read as '{claim.format.name}'.",
+                    *problems,
+                    *_positions(network, held.found),
+                    f"The architecture is {arch}; --arch NAME takes another.",
+                    ADVICE,
+                ]
+            )
+        )
+    network.load_state_dict(state | held.found, strict=True)
+    return held
+
+
+def infer_arch(tensors: Mapping[str, Tensor]) -> tuple[str, float]:
+    """The ResNet whose names and shapes are nearest to ``tensors``, under canonical names.
+
+    Returns:
+        Its name, and on how many of all names, theirs and its own, both agree: 1 is equality.
+    """
+    shapes = {(n, tuple(t.shape)) for n, t in tensors.items() if not is_counter(n)}
+    best, agreement = "", -1.0
+    # Short names are small networks, quickly built, and one that agrees wholly ends the search.
+    for arch in sorted(architectures(), key=len):
+        expected = _signature(arch)
+        share = len(shapes & expected) / max(len(shapes | expected), 1)
+        if share > agreement:
+            best, agreement = arch, share
+        if agreement == 1:
+            break
+    return best, agreement
+
+
+def is_counter(name: str) -> bool:
+    """Whether it counts BatchNorm's steps: nothing depends on the count, some formats lack it."""
+    return name.endswith("num_batches_tracked")
+
+
+@functools.cache
+def _signature(arch: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+    with torch.device("meta"):
+        state = build_network(arch).state_dict()
+    return frozenset((n, tuple(value.shape)) for n, value in state.items() if not is_counter(n))
+
+
+def _classifiers(network: nn.Module) -> tuple[str, ...]:
+    """What timm's configuration of the network calls its classifier: one name, several or none."""
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _fits(value: Tensor, expected: Tensor) -> bool:
+    same_kind = value.is_floating_point() == expected.is_floating_point()
+    return value.shape == expected.shape and same_kind
+
+
+def _shape(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" of {str(tensor.dtype).removeprefix('torch.')}"
+    return f"{list(tensor.shape)}{kind}"
+
+
+def _positions(network: nn.Module, found: Mapping[str, Tensor]) -> list[str]:
+    """For which input size a ViT's file is, where its position embedding says another one."""
+    ours, theirs = network.state_dict().get("pos_embed"), found.get("pos_embed")
+    patch: Any = getattr(network, "patch_embed", None)
+    if ours is None or theirs is None or ours.dim() != 3 or theirs.dim() != 3 or patch is None:
+        return []
+    rows, columns = patch.grid_size
+    num_patches = theirs.shape[1] - (ours.shape[1] - rows * columns)
+    side = math.isqrt(max(num_patches, 0))
+    if ours.shape[1] == theirs.shape[1] or side * side != num_patches:
+        return []
+    stride = patch.patch_size[0]
+    return [
+        f"  pos_embed is for images of {side * stride} pixels; this architecture takes "
+        f"{rows * stride}"
+    ]

@@ -1,0 +1,270 @@
+"""The one gate for weights: a specification becomes an encoder, or an error says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moco_eval.data.images import DIGITS_INPUT, InputSpec
+from moco_eval.encoders.account import fill, infer_arch, sort_tensors
+from moco_eval.encoders.encoder import Encoder, Manifest
+from moco_eval.encoders.formats import FORMATS, Claim, claim, said_at
+from moco_eval.encoders.networks import architectures, build_network, require_timm
+from moco_eval.encoders.reader import CONFIG, RECORD, read
+from moco_eval.errors import CheckpointError, UsageError, unknown
+
+# How architectures are fed whose images are not ImageNet's.
+OWN_INPUTS = {
+    "resnet10_small": DIGITS_INPUT,
+    "pixels": InputSpec(size=8, mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=1.0),
+}
+# Names and shapes that agree this far are a damaged file of that architecture; less is another.
+NEARLY = 0.9
+
+
+def load_encoder(spec: str, *, arch: str | None = None) -> Encoder:
+    """Load the encoder that ``spec`` names.
+
+    Every tensor of a file is loaded or dropped by a named rule, every tensor of the architecture
+    is filled, and shapes are equal. The global random state stays as it was.
+
+    Args:
+        spec: A checkpoint's path; ``random:ARCH[@SEED]`` for fresh weights, seed 0 if left out;
+            ``torchvision:NAME[@WEIGHTS]`` or ``timm:NAME[.TAG]`` for published ones, fetched by
+            those libraries; ``pixels`` for the image itself.
+        arch: The architecture, where a file does not say or is wrong.
+
+    Raises:
+        CheckpointError: If the file is not, tensor for tensor, an encoder of a known format, or
+            published weights cannot be fetched.
+        UsageError: If nobody knows the architecture.
+    """
+    kind, colon, name = spec.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        if spec == "pixels":
+            encoder = _random(spec, "pixels")
+        elif colon and kind == "random":
+            encoder = _random(spec, name)
+        elif colon and kind == "torchvision":
+            encoder = _from_torchvision(spec, name)
+        elif colon and kind == "timm":
+            encoder = _from_timm(spec, name)
+        else:
+            file = read(Path(spec))
+            encoder = _from_claim(claim(file), spec, asked=arch, file_sha256=file.sha256)
+        _require_features(encoder)
+    return encoder
+
+
+def _random(spec: str, name: str) -> Encoder:
+    arch, at, seed = name.partition("@")
+    if at and not seed.isdecimal():
+        raise UsageError(f"'{spec}': the seed after @ is a whole number, found '{seed}'.")
+    torch.default_generator.manual_seed(int(seed or 0))
+    network = build_network(arch)
+    manifest = Manifest(
+        source=spec,
+        format="random" if network.state_dict() else "pixels",
+        tower="encoder",
+        arch=arch,
+        input=OWN_INPUTS.get(arch) or _timm_input(spec, network, {}) or InputSpec(),
+        num_loaded=0,
+    )
+    return Encoder(network, manifest)
+
+
+def _from_torchvision(spec: str, name: str) -> Encoder:
+    import torchvision
+
+    arch, _, wanted = name.partition("@")
+    known = set(torchvision.models.list_models()) & set(architectures())
+    if arch not in known:
+        raise unknown("torchvision ResNet", arch, known)
+    published = torchvision.models.get_model_weights(arch)
+    wanted = wanted or published.DEFAULT.name
+    if wanted not in published.__members__:
+        raise unknown(f"set of weights of {arch} called", wanted, published.__members__)
+    weights = published[wanted]
+    try:
+        tensors = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except OSError as error:
+        raise _not_fetched(spec, error, f"fetch {weights.url}, and pass that file") from error
+    transform = weights.transforms()
+    size = transform.crop_size[0]
+    fed = InputSpec(
+        size=size,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        interpolation=transform.interpolation.value,
+        crop_pct=size / transform.resize_size[0],
+    )
+    found = Claim(
+        source=spec,
+        format=next(row for row in FORMATS if row.name == "torchvision"),
+        tensors=tensors,
+        said={RECORD: {"input": dataclasses.asdict(fed), "weights": wanted}},
+    )
+    return _from_claim(found, spec, asked=arch)
+
+
+def _from_timm(spec: str, name: str) -> Encoder:
+    import timm
+
+    require_timm(name)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
+    except OSError as error:
+        where = "fetch its folder (config.json and model.safetensors), and pass that folder"
+        raise _not_fetched(spec, error, where) from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{spec}: timm says: {error}") from error
+    fed = _timm_input(spec, network, {})
+    assert fed is not None, f"timm's {name} has no configuration"
+    manifest = Manifest(
+        source=spec,
+        format="timm",
+        tower="encoder",
+        arch=spec,
+        input=fed,
+        num_loaded=len(network.state_dict()),
+    )
+    return Encoder(network, manifest)
+
+
+def _not_fetched(spec: str, error: OSError, remedy: str) -> CheckpointError:
+    return CheckpointError(
+        f"The weights of {spec} cannot be fetched, and no earlier copy lies in the cache: there "
+        f"seems to be no network ({error}). On a machine that has one, {remedy}."
+    )
+
+
+def _from_claim(found: Claim, spec: str, *, asked: str | None, file_sha256: str = "") -> Encoder:
+    """Build the claimed file's architecture and fill it, every tensor accounted for."""
+    arch = asked or _arch_of(found)
+    try:
+        network = build_network(arch)
+    except UsageError as error:
+        raise CheckpointError(f"{found.source}: {error} --arch NAME says another one.") from error
+    held = fill(network, found, arch=arch)
+    record = _record_of(found)
+    manifest = Manifest(
+        source=spec,
+        format=found.format.name,
+        tower=found.format.tower,
+        arch=arch,
+        input=_input_of(found, network),
+        num_loaded=len(held.found),
+        dropped=tuple(held.dropped),
+        file_sha256=file_sha256,
+        pretrain={k: v for k, v in record.items() if k not in ("input", "arch", "tensor_sha256")},
+    )
+    encoder = Encoder(network, manifest)
+    written = record.get("tensor_sha256")
+    if written and written != encoder.tensor_sha256():
+        raise CheckpointError(
+            f"{found.source} is damaged: its tensors have the SHA-256 {encoder.tensor_sha256()}, "
+            f"and its record says {written}. Fetch or write it again."
+        )
+    return encoder
+
+
+def _record_of(found: Claim) -> dict[str, Any]:
+    """What our own programs wrote into the file about it."""
+    record = found.said.get(RECORD)
+    return dict(record) if isinstance(record, Mapping) else {}
+
+
+def _arch_of(found: Claim) -> str:
+    """The architecture that the file names, or the one that its names and shapes tell."""
+    if isinstance(recorded := _record_of(found).get("arch"), str):
+        return recorded
+    if options := said_at(found.said, (CONFIG, "model_args")):
+        raise CheckpointError(
+            f"{found.source}: its {CONFIG} builds the network with {options}, which an "
+            "architecture's name cannot carry. Such folders are not read."
+        )
+    row = found.format
+    said = said_at(found.said, row.arch) if row.arch else None
+    if isinstance(said, str):
+        return f"{row.family}{said}"
+    nearest, agreement = infer_arch(sort_tensors(found).found)
+    if agreement >= NEARLY:
+        return nearest
+    raise CheckpointError(
+        f"{found.source} is of format '{row.name}' but does not say its architecture, and its "
+        f"names and shapes fit none: the nearest, {nearest}, agrees on {agreement:.0%}. "
+        "Say it: --arch NAME."
+    )
+
+
+def _input_of(found: Claim, network: nn.Module) -> InputSpec:
+    """How the encoder is fed: as the file's record says, else its format's row, else timm."""
+    if recorded := _record_of(found).get("input"):
+        try:
+            return InputSpec(**recorded)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{found.source}: its record's input: {error}") from error
+    row = found.format
+    fed = row.input or _timm_input(found.source, network, found.said if row.family else {})
+    if fed is None:
+        raise CheckpointError(
+            f"{found.source} does not say how its images are normalised, and format "
+            f"'{found.format.name}' has no rule for it. Say the architecture as timm names it, "
+            "with the tag of its training: --arch timm:NAME.TAG."
+        )
+    return fed
+
+
+def _timm_input(source: str, network: nn.Module, said: Mapping[str, Any]) -> InputSpec | None:
+    """How timm feeds this network; None if it is not timm's.
+
+    The file's own configuration goes before the one that timm keeps under the network's name, and
+    the command line of a training (``args``) before both, as in timm's validate.py.
+    """
+    from timm.data.config import resolve_data_config
+
+    config = said_at(said, (CONFIG, "pretrained_cfg")) or getattr(network, "pretrained_cfg", None)
+    if not config:
+        return None
+    arguments = said.get("args")
+    try:
+        resolved = resolve_data_config(  # type: ignore[no-untyped-call]
+            vars(arguments) if isinstance(arguments, Namespace) else {}, pretrained_cfg=config
+        )
+        channels, height, width = resolved["input_size"]
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: timm cannot tell how it is fed: {error}") from error
+    if channels != 3 or height != width or resolved["interpolation"] not in ("bilinear", "bicubic"):
+        raise CheckpointError(
+            f"{source} is fed with {channels} channels of {height}x{width} pixels, resized "
+            f"{resolved['interpolation']}. Square RGB images, bilinear or bicubic, are what this "
+            "version takes."
+        )
+    return InputSpec(
+        size=height,
+        mean=tuple(resolved["mean"]),
+        std=tuple(resolved["std"]),
+        interpolation=resolved["interpolation"],
+        crop_pct=resolved["crop_pct"],
+    )
+
+
+def _require_features(encoder: Encoder) -> None:
+    """Flat and finite, or it is no encoder: an image of noise shows it."""
+    size = encoder.input.size
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    features = encoder.features(noise)
+    if features.dim() != 2 or not features.isfinite().all():
+        kind = "not flat" if features.dim() != 2 else "not finite"
+        raise CheckpointError(
+            f"{encoder.manifest.source}: its features {list(features.shape)} are {kind}, so no "
+            "protocol can use them. Its training may have diverged, or the file is damaged."
+        )

@@ -1,0 +1,182 @@
+"""What both engines train on and give back: the same pixels, boxes and order for each."""
+
+from __future__ import annotations
+
+import abc
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from moco_eval.data.coco import Scene, SceneSplit
+from moco_eval.data.sampler import EpochBatches, keyed_generator
+from moco_eval.engines.recipe import Recipe
+from moco_eval.errors import DataError
+
+# Below this, starting processes takes longer than loading the images.
+MIN_IMAGES_FOR_WORKERS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A scene as a detector sees it.
+
+    Attributes:
+        pixels: ``(3, h, w)`` uint8, RGB, resized.
+        size: Height and width of the image file, which detections are given in.
+        boxes: ``(n, 4)`` float32, in pixels of ``pixels``.
+        labels: ``(n,)`` int64, from 0.
+        masks: ``(n, h, w)`` bool, or None where only boxes are trained.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """What a detector finds in one image, in pixels of the image file.
+
+    Attributes:
+        boxes: ``(n, 4)`` float32, left, top, right, bottom.
+        scores: ``(n,)`` from 0 to 1.
+        labels: ``(n,)`` int64, from 0.
+        masks: ``(n, height, width)`` bool, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+
+class Detector(nn.Module, abc.ABC):
+    """What an engine builds; called with a batch in training mode, it returns named losses."""
+
+    with_masks: bool
+
+    @abc.abstractmethod
+    def forward(self, examples: list[Example]) -> dict[str, Tensor]:
+        """The losses of a batch under Detectron2's names, with gradients."""
+
+    @abc.abstractmethod
+    def detect(self, example: Example) -> Detections:
+        """What it finds in one image."""
+
+    @abc.abstractmethod
+    def backbone(self) -> dict[str, Tensor]:
+        """The tensors that must be the encoder's, under the encoder's names."""
+
+    @abc.abstractmethod
+    def levels(self, pixels: Tensor) -> dict[str, Tensor]:
+        """``res4`` and ``res5`` of RGB pixels ``(3, h, w)``, normalised on the way."""
+
+
+class _TrainingExamples(Dataset[Example]):
+    def __init__(self, scenes: list[Scene], recipe: Recipe, *, seed: int, with_masks: bool) -> None:
+        self.scenes = scenes
+        self.recipe = recipe
+        self.seed = seed
+        self.with_masks = with_masks
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: tuple[int, int]) -> Example:
+        epoch, number = index
+        draw = keyed_generator(self.seed, epoch, number)
+        sides = self.recipe.short_sides_train
+        side = sides[int(torch.randint(len(sides), (), generator=draw))]
+        mirrored = self.recipe.flip and bool(torch.rand((), generator=draw) < 0.5)
+        return _example(
+            self.scenes[number], self.recipe, side=side, mirrored=mirrored, masks=self.with_masks
+        )
+
+
+def training_batches(
+    split: SceneSplit, recipe: Recipe, *, seed: int, with_masks: bool
+) -> Iterator[list[Example]]:
+    """Batches without end, in an order and with draws that only the seed decides.
+
+    Scenes without objects are left out, as in Detectron2.
+
+    Raises:
+        DataError: If fewer scenes than a batch hold objects.
+    """
+    scenes = [scene for scene in split.scenes if not scene.crowd.all()]
+    if len(scenes) < recipe.batch_total:
+        raise DataError(
+            f"{split.id} has {len(scenes)} scenes with objects, fewer than one batch of "
+            f"{recipe.batch_total}. Take a smaller one: --set batch_total=..."
+        )
+    num_batches = recipe.num_iterations + recipe.precise_bn_batches
+    num_epochs = math.ceil(num_batches / (len(scenes) // recipe.batch_total))
+    batches = EpochBatches(
+        len(scenes), recipe.batch_total, seed=seed, first_epoch=0, num_epochs=num_epochs
+    )
+    num_workers = 0 if len(scenes) < MIN_IMAGES_FOR_WORKERS else min(8, os.cpu_count() or 1)
+    examples: Dataset[Any] = _TrainingExamples(scenes, recipe, seed=seed, with_masks=with_masks)
+    return iter(
+        DataLoader(examples, batch_sampler=batches, num_workers=num_workers, collate_fn=list)
+    )
+
+
+def test_example(scene: Scene, recipe: Recipe) -> Example:
+    """A scene as a trained detector sees it; what is in it is left out."""
+    example = _example(scene, recipe, side=recipe.short_side_test, mirrored=False, masks=False)
+    nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    return Example(pixels=example.pixels, size=example.size, boxes=nothing[0], labels=nothing[1])
+
+
+def _example(scene: Scene, recipe: Recipe, *, side: int, mirrored: bool, masks: bool) -> Example:
+    width, height = resized(scene.size, side=side, max_side=recipe.max_side)
+    image = scene.image().resize((width, height), Image.Resampling.BILINEAR)
+    kept = ~scene.crowd
+    boxes = torch.from_numpy(scene.boxes[kept])
+    boxes = boxes * torch.tensor([width / scene.size[1], height / scene.size[0]] * 2)
+    shapes = None
+    if masks:
+        shapes = torch.from_numpy(
+            np.stack([_resize_mask(mask, width, height) for mask in scene.masks()[kept]])
+        )
+    pixels = pil_to_tensor(image)
+    if mirrored:
+        pixels = pixels.flip(-1)
+        boxes = torch.stack(
+            [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1
+        )
+        shapes = None if shapes is None else shapes.flip(-1)
+    return Example(
+        pixels=pixels,
+        size=scene.size,
+        boxes=boxes,
+        labels=torch.from_numpy(scene.labels[kept]),
+        masks=shapes,
+    )
+
+
+def resized(size: tuple[int, int], *, side: int, max_side: int) -> tuple[int, int]:
+    """Width and height of an image of ``size`` (height, width) whose short side becomes ``side``.
+
+    The long side is at most ``max_side``; rounding as in Detectron2's ResizeShortestEdge.
+    """
+    height, width = size
+    scale = side / min(height, width)
+    scale = min(scale, max_side / max(height, width))
+    return int(width * scale + 0.5), int(height * scale + 0.5)
+
+
+def _resize_mask(mask: Any, width: int, height: int) -> Any:
+    resampled = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(resampled, dtype=np.bool_)

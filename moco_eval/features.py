@@ -1,0 +1,79 @@
+"""The features of a data set, computed once by a frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from moco_eval.data.catalog import ImageData, Split
+from moco_eval.data.images import InputSpec, to_input
+from moco_eval.encoders.encoder import Encoder, tensor_sha256
+from moco_eval.errors import DivergedError
+
+# One process often runs several protocols on the same images: keyed by content, so never stale.
+_computed: dict[tuple[str, InputSpec, str], Tensor] = {}
+
+
+def train_and_test(encoder: Encoder, data: ImageData) -> tuple[Tensor, Tensor]:
+    """Features of both splits, ``(num_train, D)`` and ``(num_test, D)``, on the CPU in float32."""
+    return of_split(encoder, data.train), of_split(encoder, data.test)
+
+
+def of_split(encoder: Encoder, split: Split, *, batch_size: int = 256) -> Tensor:
+    """Features ``(N, D)`` of every image once, in the split's order.
+
+    Raises:
+        DivergedError: If a feature is not finite: the encoder is broken, not the probe.
+    """
+    key = (encoder.tensor_sha256(), encoder.input, split.fingerprint)
+    if key not in _computed:
+        _computed[key] = _extract(encoder, split, batch_size)
+    return _computed[key]
+
+
+@contextmanager
+def frozen(encoder: Encoder) -> Iterator[None]:
+    """Hold that a protocol leaves every parameter and buffer of the encoder as it was."""
+    before = _hashes(encoder)
+    yield
+    moved = [name for name, digest in _hashes(encoder).items() if digest != before[name]]
+    assert not moved, f"A frozen protocol changed the encoder: {', '.join(moved)}."
+
+
+def _hashes(encoder: Encoder) -> dict[str, str]:
+    # Each under one name, so that a counter, too, is hashed.
+    return {name: tensor_sha256({"": tensor}) for name, tensor in encoder.tensors().items()}
+
+
+def _extract(encoder: Encoder, split: Split, batch_size: int) -> Tensor:
+    device = next((p.device for p in encoder.network.parameters()), torch.device("cpu"))
+    loader = DataLoader(_Inputs(split, encoder.input), batch_size)
+    batches = [
+        encoder.features(images.to(device)).float().cpu()
+        for images in tqdm(loader, desc="features", leave=False, disable=None)
+    ]
+    features = torch.cat(batches).clone()
+    assert len(features) == len(split), f"{len(features)} features of {len(split)} images."
+    if not features.isfinite().all():
+        raise DivergedError(
+            f"{encoder.name} gives features that are not finite on {len(split)} images. "
+            "Look at it with: moco-eval check"
+        )
+    return features
+
+
+class _Inputs(Dataset[Tensor]):
+    def __init__(self, split: Split, spec: InputSpec) -> None:
+        self.split = split
+        self.transform = to_input(spec)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(self.split.images[index])

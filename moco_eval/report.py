@@ -1,0 +1,293 @@
+"""Pictures of a run: what the network saw, how it learnt, what it finds alike and what it detects.
+
+Each function takes numpy arrays, writes a PNG of 150 dpi, and beside it, under the same name, a
+CSV of the numbers that are drawn. Colours are those of Okabe and Ito for lines and of Paul Tol for
+classes, which the colour-blind tell apart; nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from moco_eval.files import atomic_file, write_text
+
+Floats = NDArray[np.floating[Any]]
+
+GREEN, VERMILLION, BLUE, GREY = "#009E73", "#D55E00", "#0072B2", "#6B7280"
+# Light enough for black text: Tol's scheme "light".
+CLASS_COLORS = ("#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33")
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#E5E7EB",
+    "xtick.color": "#374151",
+    "ytick.color": "#374151",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """What is, or was found, in one scene.
+
+    Attributes:
+        boxes: ``(N, 4)``: left, top, right, bottom, in pixels.
+        names: The class of each box.
+        scores: ``(N,)`` confidences from 0 to 1; None for ground truth.
+        masks: ``(N, H, W)`` booleans; None where there are only boxes.
+    """
+
+    boxes: Floats
+    names: Sequence[str]
+    scores: Floats | None = None
+    masks: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One scene with its ground truth and a detector's answer; image ``(H, W, 3)`` on 0-1."""
+
+    image: Floats
+    truth: Objects
+    predicted: Objects
+
+
+def views_sheet(views: Floats, path: Path, *, title: str) -> None:
+    """Draw the views of some images as the network sees them: one image a column.
+
+    Args:
+        views: ``(N, V, H, W, 3)`` on 0-1: V views of each of N images.
+        path: The PNG.
+        title: What they are.
+    """
+    num_images, num_views = views.shape[:2]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(0.6 + 1.1 * num_images, 0.45 + 1.1 * num_views))
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.02)
+        axes = figure.subplots(num_views, num_images, squeeze=False)
+        for row in range(num_views):
+            for column in range(num_images):
+                _show(axes[row, column], views[column, row])
+            axes[row, 0].set_ylabel(f"view {row + 1}")
+        _save(figure, path, title=title)
+
+
+def pretraining_curve(metrics: Sequence[Mapping[str, Any]], queue_size: int, path: Path) -> None:
+    """Draw the contrastive loss and accuracy against what guessing among 1 + K keys reaches.
+
+    Args:
+        metrics: Rows with ``step``, ``epoch``, ``loss`` and ``contrast_top1`` in percent.
+        queue_size: K, the number of negatives.
+        path: The PNG.
+    """
+    frame = pd.DataFrame(metrics)[["step", "epoch", "loss", "contrast_top1"]]
+    window = max(1, len(frame) // 40)
+    smooth = frame.rolling(window, center=True, min_periods=1).mean()
+    panels = (
+        ("loss", "contrastive loss", math.log(1 + queue_size), "ln(1+K) = {:.2f}"),
+        ("contrast_top1", "contrastive top-1 (%)", 100 / (1 + queue_size), "100/(1+K) = {:.2g} %"),
+    )
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        for axes, (name, title, chance, formula) in zip(figure.subplots(1, 2), panels, strict=True):
+            axes.plot(frame["step"], frame[name], color=BLUE, alpha=0.25, linewidth=0.8)
+            axes.plot(frame["step"], smooth[name], color=BLUE)
+            _chance_line(axes, chance, f"chance: {formula.format(chance)}")
+            axes.set(title=title, xlabel="step")
+        note = f"K = {queue_size}; bold: mean of {window} steps"
+        _save(figure, path, title=f"MoCo pretraining ({note})")
+    _save_numbers(frame, path)
+
+
+def knn_curve(points: Sequence[tuple[float, float]], path: Path, *, chance: float) -> None:
+    """Draw the kNN top-1 of a network while it trains.
+
+    Args:
+        points: (finished epochs, top-1 in percent).
+        path: The PNG.
+        chance: The top-1 of guessing, in percent.
+    """
+    frame = pd.DataFrame(points, columns=["epoch", "knn_top1"])
+    epoch, top1 = points[-1]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(frame["epoch"], frame["knn_top1"], color=BLUE, marker="o", markersize=5)
+        axes.annotate(f"{top1:.1f}", (epoch, top1), (0, 7), textcoords="offset points", ha="center")
+        _chance_line(axes, chance, f"chance: {chance:.3g} %")
+        axes.set(xlabel="epochs", ylim=(0, 105))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _save(figure, path, title="kNN top-1 (%) while pretraining")
+    _save_numbers(frame.assign(chance=chance), path)
+
+
+def neighbours(queries: Floats, neighbours: Floats, correct: NDArray[np.bool_], path: Path) -> None:
+    """Draw each query with its nearest neighbours, framed by whether they share its class.
+
+    Args:
+        queries: ``(N, H, W, 3)`` on 0-1.
+        neighbours: ``(N, k, H, W, 3)``, nearest first.
+        correct: ``(N, k)``.
+        path: The PNG.
+    """
+    num_queries, k = correct.shape
+    share = 100 * correct.mean()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(1.6 + 1.15 * k, 0.75 + 1.15 * num_queries))
+        figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07, wspace=0, hspace=0)
+        # An empty, narrow column parts the query from its neighbours.
+        widths = [1, 0.25, *[1] * k]
+        grid = figure.subplots(num_queries, k + 2, squeeze=False, width_ratios=widths)
+        for row, image, found, flags in zip(grid, queries, neighbours, correct, strict=True):
+            _show(row[0], image)
+            row[1].set_axis_off()
+            for axes, neighbour, flag in zip(row[2:], found, flags, strict=True):
+                _show(axes, neighbour)
+                _frame(axes, bool(flag))
+        grid[0, 0].set_title("query", loc="center")
+        for rank, axes in enumerate(grid[0, 2:], start=1):
+            axes.set_title(str(rank), loc="center")
+        title = f"Nearest neighbours ({share:.0f} % of these share the query's class)"
+        _save(figure, path, title=title)
+    rows = [(q + 1, r + 1, bool(correct[q, r])) for q in range(num_queries) for r in range(k)]
+    _save_numbers(pd.DataFrame(rows, columns=["query", "rank", "correct"]), path)
+
+
+def detections(scenes: Sequence[Scene], path: Path, *, title: str) -> None:
+    """Draw ground truth beside prediction, two scenes a row.
+
+    Args:
+        scenes: What to draw; predictions below the score one cares for are already left out.
+        path: The PNG.
+        title: Whose predictions they are.
+    """
+    names = sorted({name for s in scenes for o in (s.truth, s.predicted) for name in o.names})
+    colors = {name: CLASS_COLORS[i % len(CLASS_COLORS)] for i, name in enumerate(names)}
+    num_rows = math.ceil(len(scenes) / 2)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11.2, 0.5 + 2.9 * num_rows))
+        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05, wspace=0.02, hspace=0.02)
+        grid = figure.subplots(num_rows, 5, squeeze=False, width_ratios=[1, 1, 0.1, 1, 1])
+        for axes in grid.flat:
+            axes.set_axis_off()
+        places = [place for row in grid for place in (row[:2], row[3:])]
+        for scene, (left, right) in zip(scenes, places, strict=False):
+            for axes, objects, heading in (
+                (left, scene.truth, "ground truth"),
+                (right, scene.predicted, "prediction"),
+            ):
+                _show(axes, scene.image)
+                axes.set_title(heading)
+                _draw_objects(axes, objects, colors, scene.image.shape)
+        _save(figure, path, title=title)
+    _save_numbers(_object_frame(scenes), path)
+
+
+def _draw_objects(
+    axes: Axes, objects: Objects, colors: Mapping[str, str], shape: tuple[int, ...]
+) -> None:
+    height, width = shape[:2]
+    for index, (box, name) in enumerate(zip(objects.boxes, objects.names, strict=True)):
+        x0, y0, x1, y1 = box
+        color = colors[name]
+        if objects.masks is not None:
+            layer = np.zeros((height, width, 4))
+            layer[objects.masks[index]] = mpl.colors.to_rgba(color, 0.45)
+            axes.imshow(layer, interpolation="nearest")
+        frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.6)
+        frame.set_path_effects([patheffects.withStroke(linewidth=2.8, foreground="black")])
+        axes.add_patch(frame)
+        text = name if objects.scores is None else f"{name} {objects.scores[index]:.2f}"
+        axes.text(
+            x0,
+            y0,
+            text,
+            fontsize=9,
+            # Above the box and to the right, but inside the picture.
+            va="bottom" if y0 > 0.08 * height else "top",
+            ha="left" if x0 < 0.75 * width else "right",
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
+        )
+
+
+def _object_frame(scenes: Sequence[Scene]) -> pd.DataFrame:
+    rows = []
+    for number, scene in enumerate(scenes, start=1):
+        for kind, objects in (("truth", scene.truth), ("prediction", scene.predicted)):
+            scores = [None] * len(objects.names) if objects.scores is None else objects.scores
+            for box, name, score in zip(objects.boxes, objects.names, scores, strict=True):
+                rows.append((number, kind, name, score, *box))
+    columns = ["scene", "kind", "class", "score", "x0", "y0", "x1", "y1"]
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    rounded: pd.DataFrame = frame.round(4)
+    return rounded
+
+
+def _show(axes: Axes, image: Floats) -> None:
+    axes.imshow(np.clip(image, 0, 1), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _frame(axes: Axes, correct: bool) -> None:
+    """A green frame and a tick, or a red one and a cross."""
+    color = GREEN if correct else VERMILLION
+    axes.spines[:].set(visible=True, color=color, linewidth=3)
+    axes.text(
+        0.95,
+        0.03,
+        "✓" if correct else "✗",
+        transform=axes.transAxes,
+        ha="right",
+        va="bottom",
+        color=color,
+        fontsize=14,
+        path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
+    )
+
+
+def _chance_line(axes: Axes, chance: float, label: str) -> None:
+    axes.axhline(chance, color=VERMILLION, linestyle="--", linewidth=1.4)
+    axes.text(
+        0.99,
+        chance,
+        label,
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+        color=VERMILLION,
+    )
+
+
+def _save(figure: Figure, path: Path, *, title: str) -> None:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+
+
+def _save_numbers(frame: pd.DataFrame, path: Path) -> None:
+    write_text(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,20 @@
+"""One thread a process: small tensors gain nothing from more, and a busy machine loses much."""
+
+import os
+
+import pytest
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs Detectron2 where it is absent."""
+    try:
+        import detectron2  # noqa: F401
+    except ImportError:
+        absent = pytest.mark.skip(reason="Detectron2 is not installed")
+        for item in items:
+            if "detectron2" in item.keywords:
+                item.add_marker(absent)

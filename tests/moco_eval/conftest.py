@@ -1,0 +1,106 @@
+"""Tiny detection data and encoders, for the tests of data, engines and dense protocols."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moco_eval.data.images import DIGITS_INPUT
+from moco_eval.detect import RECIPES
+from moco_eval.encoders.encoder import Encoder, Manifest
+from moco_eval.encoders.networks import build_network
+
+
+def rectangle(left, top, width, height):
+    """A polygon around whole pixels."""
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def annotation(image_id, box, category=3, **more):
+    return {
+        "image_id": image_id,
+        "category_id": category,
+        "bbox": list(box),
+        "area": box[2] * box[3],
+        "iscrowd": 0,
+        "segmentation": rectangle(*box),
+    } | more
+
+
+def write_coco_json(path, num_images, annotations, *, size=(64, 48)):
+    """A COCO json of images 1.png, 2.png ... of two classes whose numbers leave a gap."""
+    document = {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "width": size[0], "height": size[1]}
+            for n in range(1, num_images + 1)
+        ],
+        "annotations": [{"id": n, **each} for n, each in enumerate(annotations, start=1)],
+        "categories": [{"id": 7, "name": "late"}, {"id": 3, "name": "early"}],
+    }
+    path.write_text(json.dumps(document))
+    return document
+
+
+def write_images(folder, num_images, *, size=(64, 48)):
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.RandomState(0)
+    for number in range(1, num_images + 1):
+        pixels = draw.randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    """Six noisy images with a rectangle of each class, and a specification that opens them."""
+    write_images(tmp_path / "images", 6)
+    objects = [annotation(n, (4 + n, 5, 20, 24)) for n in range(1, 7)]
+    objects += [annotation(n, (36, 10 + n, 16, 20), category=7) for n in range(1, 7)]
+    write_coco_json(tmp_path / "all.json", 6, objects)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_data(coco_folder):
+    from moco_eval.data.coco import open_coco
+
+    half = f"{coco_folder / 'images'}:{coco_folder / 'all.json'}"
+    return open_coco(f"{half}:{half}")
+
+
+@pytest.fixture
+def tiny_recipe():
+    """A few updates on the images as they are; the learning rate shows in every weight."""
+    return dataclasses.replace(
+        RECIPES["digits-c4"],
+        num_iterations=3,
+        batch_total=2,
+        warmup_iterations=1,
+        lr_drops=(),
+        short_sides_train=(48,),
+        short_side_test=48,
+        roi_batch=8,
+        rpn_batch=16,
+        rpn_post_nms=(20, 20),
+        precise_bn_batches=2,
+    )
+
+
+@pytest.fixture
+def make_encoder():
+    """An encoder of random weights whose BatchNorm has statistics of its own."""
+
+    def make(arch="resnet10_small", spec=DIGITS_INPUT):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            network = build_network(arch)
+            network.train()(torch.randn(8, 3, 32, 32))
+        manifest = Manifest(
+            source=arch, format="test", tower="", arch=arch, input=spec, num_loaded=0
+        )
+        return Encoder(network, manifest)
+
+    return make

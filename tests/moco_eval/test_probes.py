@@ -1,0 +1,122 @@
+"""The linear probe, the low-shot probe, and what holds their encoder frozen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from moco_eval.encoders.load import load_encoder
+from torch import nn
+
+from moco_eval import features, linear, lowshot
+from moco_eval.data.catalog import ImageData, Split, open_images
+from moco_eval.data.images import InputSpec
+from moco_eval.encoders.encoder import Encoder, Manifest
+from moco_eval.errors import DataError, DivergedError, UsageError
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return open_images("digits")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Encoder:
+    return load_encoder("pixels")
+
+
+def evaluate(module, encoder, data, recipe, seed=0):
+    return module.evaluate(encoder, recipe, data, seed=seed, work_dir=Path())
+
+
+def test_linear_chooses_c_without_looking_at_the_test_set(digits, pixels):
+    recipe = replace(linear.RECIPES["lbfgs"], num_c=3)
+    chosen = evaluate(linear, pixels, digits, recipe).details["selection"]["chosen"]
+    # Wrong labels on every test image must not move the choice.
+    spoiled = [(label + 1) % 10 for label in digits.test.labels]
+    data = replace(digits, test=replace(digits.test, labels=spoiled))
+    outcome = evaluate(linear, pixels, data, recipe)
+    assert outcome.details["selection"]["chosen"] == chosen
+    assert outcome.metrics["top1"] < 10
+
+
+def test_linear_reports_top5_and_feature_norm(digits, pixels):
+    outcome = evaluate(linear, pixels, digits, replace(linear.RECIPES["lbfgs"], num_c=2))
+    assert outcome.metrics["top1"] < outcome.metrics["top5"] <= 100
+    assert outcome.num_test == 360
+    assert outcome.details["feature_dim"] == 64
+    assert outcome.details["feature_norm"] > 0
+
+
+def test_lowshot_takes_so_many_of_each_class():
+    labels = torch.tensor([0] * 5 + [1] * 7 + [2] * 3)
+    chosen = lowshot.take_shots(labels, 3, torch.Generator().manual_seed(0))
+    assert labels[chosen].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert len(set(chosen.tolist())) == 9
+
+
+def test_lowshot_refuses_a_class_with_too_few_images():
+    with pytest.raises(DataError, match="Class 2 has 1 training images of 2 asked"):
+        lowshot.take_shots(torch.tensor([0, 0, 1, 1, 2]), 2, torch.Generator())
+
+
+def test_lowshot_draws_are_fixed_by_the_seed_and_listed(digits, pixels):
+    recipe = replace(lowshot.RECIPES["5-shot"], num_draws=2)
+    one, again, other = (evaluate(lowshot, pixels, digits, recipe, seed=s) for s in (0, 0, 1))
+    assert one == again
+    assert one.details["images_by_draw"] != other.details["images_by_draw"]
+    assert [len(draw) for draw in one.details["images_by_draw"]] == [50, 50]
+    assert one.metrics["top1"] == pytest.approx(sum(one.details["top1_by_draw"]) / 2)
+
+
+def manifest(size: int = 8) -> Manifest:
+    spec = InputSpec(size=size, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=1.0)
+    return Manifest(source="test", format="test", tower="", arch="test", input=spec, num_loaded=0)
+
+
+class Moving(nn.Module):
+    """An encoder whose BatchNorm keeps learning while it is said to be frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm.train()(x).flatten(1)
+
+
+def test_a_frozen_encoder_that_moves_is_named(digits):
+    few = replace(digits, train=Split(digits.train.images[:64], digits.train.labels[:64], "64"))
+    with pytest.raises(AssertionError, match=r"norm\.running_mean, norm\.running_var"):
+        evaluate(linear, Encoder(Moving(), manifest()), few, linear.RECIPES["lbfgs"])
+
+
+def test_features_are_computed_once(digits):
+    calls = []
+
+    class Counting(nn.Module):
+        def forward(self, x):
+            calls.append(len(x))
+            return x.mean((2, 3)) + 3
+
+    encoder = Encoder(Counting(), manifest(4))
+    split = Split(digits.test.images[:10], digits.test.labels[:10], "ten")
+    assert torch.equal(features.of_split(encoder, split), features.of_split(encoder, split))
+    assert calls == [10]
+
+
+def test_features_that_are_not_finite_end_the_run(digits):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) * float("nan")
+
+    split = Split(digits.test.images[:10], digits.test.labels[:10], "broken")
+    with pytest.raises(DivergedError, match="features that are not finite on 10 images"):
+        features.of_split(Encoder(Broken(), manifest(5)), split)
+
+
+def test_impossible_recipes_are_refused():
+    with pytest.raises(UsageError, match=r"holdout between 0 and 1, found 7 and 1\.5"):
+        replace(linear.RECIPES["lbfgs"], holdout=1.5)
+    with pytest.raises(UsageError, match="must be positive"):
+        replace(lowshot.RECIPES["5-shot"], shots=0)

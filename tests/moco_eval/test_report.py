@@ -1,0 +1,162 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from moco_eval import report
+from moco_eval.errors import OutputError
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(path):
+    """The picture's RGB values from 0 to 255, ``(H, W, 3)``."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def count(image, color):
+    """How many pixels are of exactly this hexadecimal colour."""
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((image == rgb).all(-1).sum())
+
+
+def busiest_row(image, color):
+    return int(np.argmax([count(row, color) for row in image]))
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_the_views_sheet_shows_each_view_with_its_own_colours(tmp_path, num_views):
+    # Image i, view v is one flat colour; 9.0 must be clipped to 1, not wrapped.
+    views = np.zeros((3, num_views, 8, 8, 3))
+    for i in range(3):
+        for v in range(num_views):
+            views[i, v] = (i / 5, 9.0 * v, 0.6)
+    report.views_sheet(views, tmp_path / "views.png", title="flat views")
+    image = pixels(tmp_path / "views.png")
+    for i in range(3):
+        for v in range(num_views):
+            assert count(image, f"#{51 * i:02x}{255 * v:02x}99") > 1000
+
+
+def metrics(num_steps):
+    return [
+        {"step": i, "epoch": i // 10, "loss": 6.9 - i / 50, "contrast_top1": float(i)}
+        for i in range(num_steps)
+    ]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 100])
+def test_the_pretraining_curve_has_its_numbers_beside_it(tmp_path, num_steps):
+    report.pretraining_curve(metrics(num_steps), 1023, tmp_path / "loss.png")
+    frame = pd.read_csv(tmp_path / "loss.csv")
+    assert list(frame.columns) == ["step", "epoch", "loss", "contrast_top1"]
+    assert len(frame) == num_steps
+    assert frame["loss"][0] == 6.9
+    # A single step makes no line.
+    assert count(pixels(tmp_path / "loss.png"), report.BLUE) > 0 or num_steps == 1
+
+
+def test_the_chance_of_the_loss_is_ln_of_one_and_the_queue(tmp_path):
+    # ln(1 + 1) = 0.693 is far from ln(1) = 0 and from 1: a loss of 0.693 lies on the dashed line.
+    rows = [{**row, "loss": 0.693147, "contrast_top1": 20.0} for row in metrics(50)]
+    report.pretraining_curve(rows, 1, tmp_path / "loss.png")
+    left, right = np.array_split(pixels(tmp_path / "loss.png"), 2, axis=1)
+    assert abs(busiest_row(left, report.BLUE) - busiest_row(left, report.VERMILLION)) <= 2
+    # And guessing among the positive and one negative is right half the time, above 20 %.
+    assert busiest_row(right, report.BLUE) - busiest_row(right, report.VERMILLION) > 100
+
+
+def test_the_knn_curve_starts_at_any_epoch_and_shows_chance(tmp_path):
+    report.knn_curve([(5, 50.0)], tmp_path / "one.png", chance=10)
+    report.knn_curve([(1, 50.0), (20, 97.5)], tmp_path / "knn.png", chance=10)
+    assert count(pixels(tmp_path / "one.png"), report.VERMILLION) > 500
+    frame = pd.read_csv(tmp_path / "knn.csv")
+    assert frame.to_dict("list") == {
+        "epoch": [1, 20],
+        "knn_top1": [50.0, 97.5],
+        "chance": [10, 10],
+    }
+
+
+def test_right_and_wrong_neighbours_differ_in_colour_and_in_shape(tmp_path):
+    queries, found = np.ones((2, 8, 8, 3)), np.ones((2, 3, 8, 8, 3))
+    images = {}
+    for flag in (True, False):
+        path = tmp_path / f"{flag}.png"
+        report.neighbours(queries, found, np.full((2, 3), flag), path)
+        images[flag] = pixels(path)
+    assert count(images[True], report.GREEN) > 1000
+    assert count(images[True], report.VERMILLION) == 0
+    assert count(images[False], report.VERMILLION) > 1000
+    assert count(images[False], report.GREEN) == 0
+    # Without colour the mark in a neighbour's corner still tells them apart: ink or no ink.
+    ink = {flag: image.min(-1) < 250 for flag, image in images.items()}
+    below_title = slice(100, None)
+    assert (ink[True][below_title] != ink[False][below_title]).sum() > 100
+
+
+def test_the_neighbours_csv_holds_the_flags(tmp_path):
+    correct = np.array([[True, False], [True, True]])
+    images = RNG.random((2, 2, 8, 8, 3))
+    report.neighbours(images[:, 0], images, correct, tmp_path / "neighbours.png")
+    frame = pd.read_csv(tmp_path / "neighbours.csv")
+    assert list(frame["rank"]) == [1, 2, 1, 2]
+    assert list(frame["correct"]) == [True, False, True, True]
+
+
+def scene(masks=None):
+    image = np.full((40, 60, 3), 0.5)
+    boxes = np.array([[2.0, 3.0, 20.0, 30.0], [30.0, 5.0, 55.0, 35.0]])
+    return report.Scene(
+        image=image,
+        truth=report.Objects(boxes=boxes, names=["one", "two"], masks=masks),
+        predicted=report.Objects(boxes=boxes[:1], names=["one"], scores=np.array([0.9])),
+    )
+
+
+def test_boxes_are_drawn_in_the_colour_of_their_class_and_listed(tmp_path):
+    report.detections([scene()], tmp_path / "found.png", title="one scene")
+    image = pixels(tmp_path / "found.png")
+    # By name, "one" comes first; its label is drawn twice, that of "two" once.
+    one, two = report.CLASS_COLORS[:2]
+    assert count(image, one) > count(image, two) > 500
+    frame = pd.read_csv(tmp_path / "found.csv", keep_default_na=False)
+    assert list(frame["kind"]) == ["truth", "truth", "prediction"]
+    assert list(frame["class"]) == ["one", "two", "one"]
+    assert list(frame["score"]) == ["", "", "0.9"]
+    assert list(frame.loc[1, ["x0", "y0", "x1", "y1"]]) == [30.0, 5.0, 55.0, 35.0]
+
+
+def test_masks_tint_the_object_and_nothing_else(tmp_path):
+    masks = np.zeros((2, 40, 60), dtype=bool)
+    masks[1, 10:30, 35:50] = True
+    report.detections([scene(masks)], tmp_path / "with.png", title="")
+    report.detections([scene()], tmp_path / "without.png", title="")
+    changed = (pixels(tmp_path / "with.png") != pixels(tmp_path / "without.png")).any(-1)
+    # The mask is one solid rectangle, inside its box.
+    rows, columns = np.where(changed)
+    box = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+    assert changed.sum() == box
+
+
+@pytest.mark.parametrize("num_scenes", [1, 2, 3])
+def test_any_number_of_scenes_and_no_detection_at_all_can_be_drawn(tmp_path, num_scenes):
+    nothing = report.Objects(boxes=np.zeros((0, 4)), names=[], scores=np.zeros(0))
+    empty = report.Scene(image=np.zeros((8, 8, 3)), truth=nothing, predicted=nothing)
+    report.detections([empty] * num_scenes, tmp_path / "found.png", title="")
+    assert pd.read_csv(tmp_path / "found.csv").empty
+
+
+def test_a_picture_made_again_is_the_same_file(tmp_path):
+    for name in ("a.png", "b.png"):
+        report.knn_curve([(1, 50.0), (2, 60.0)], tmp_path / name, chance=10)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_picture_that_cannot_be_written_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        report.knn_curve([(1, 50.0)], tmp_path / "file" / "knn.png", chance=10)

@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import pytest
+
+from moco_eval import linear, records, suite
+from moco_eval.errors import DivergedError, UsageError
+
+CELL = suite.Cell(
+    protocol="knn", encoder="pixels", data="digits", name="raw", overrides=("other_k=[]",)
+)
+
+
+def run(cell, folder, **options):
+    return suite.run_cell(cell, results=folder / "results", work_dir=folder / "work", **options)
+
+
+def test_a_cell_is_run_once_and_found_after(tmp_path):
+    record, is_new = run(CELL, tmp_path)
+    found, again = run(CELL, tmp_path)
+    assert (is_new, again) == (True, False)
+    assert found["run_id"] == record["run_id"]
+    assert record["protocol"]["deviations"] == {"other_k": []}
+    assert record["encoder"]["id"] == "raw"
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"overrides": ("k=3", "other_k=[]")}])
+def test_what_differs_is_run_anew(tmp_path, change):
+    run(CELL, tmp_path)
+    _, is_new = run(replace(CELL, **change), tmp_path)
+    assert is_new
+
+
+def test_rerun_keeps_both_records(tmp_path):
+    run(CELL, tmp_path)
+    run(CELL, tmp_path, rerun=True)
+    found, problems = records.read_all(tmp_path / "results")
+    assert (len(found), problems) == (2, [])
+
+
+def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    def diverge(*arguments, **options):
+        raise DivergedError("the loss is nan")
+
+    monkeypatch.setattr(linear, "evaluate", diverge)
+    failing = replace(CELL, protocol="linear", overrides=())
+    done = suite.run_all([failing, CELL], results=tmp_path / "results", work_dir=tmp_path / "work")
+    assert [record["protocol"]["id"] for record in done] == ["knn"]
+    found, _ = records.read_all(tmp_path / "results")
+    assert {record["protocol"]["id"]: record["status"] for record in found} == {
+        "linear": "failed",
+        "knn": "ok",
+    }
+    assert "failed. the loss is nan" in capsys.readouterr().out
+
+
+def test_a_wrong_request_is_no_failed_run(tmp_path):
+    with pytest.raises(UsageError, match="k = 5000 is more than"):
+        run(replace(CELL, overrides=("k=5000",)), tmp_path)
+    assert records.read_all(tmp_path / "results") == ([], [])
+
+
+def test_an_unknown_protocol_offers_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'linear'"):
+        suite.protocol_module("lineal")

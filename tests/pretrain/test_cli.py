@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def moco_pretrain(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pretrain.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_recipes_are_listed():
+    done = moco_pretrain("recipes")
+    assert done.returncode == 0
+    assert "mocov2-digits" in done.stdout
+
+
+def test_help_teaches_by_example():
+    done = moco_pretrain("--help")
+    assert done.returncode == 0
+    assert "moco-pretrain --recipe mocov2-digits --data digits" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--recipe", "mocov2-digit", "--data", "digits"], 2, "Did you mean 'mocov2-digits'?"),
+        (["--recipe", "mocov2-digits", "--data", "digit"], 2, "Did you mean 'digits'?"),
+        (["--recipe", "mocov2", "--data", "imagefolder:no/such"], 65, "no/such/train/CLASS/*.jpg"),
+        (
+            ["--recipe", "mocov2-digits", "--data", "digits", "--set", "queue_size=1000"],
+            2,
+            "not divisible by batch_total = 64",
+        ),
+        (
+            ["--recipe", "mocov2-digits", "--data", "digits", "--set", "learning_rate=1"],
+            2,
+            "There is no key of recipe 'mocov2-digits' called 'learning_rate'",
+        ),
+    ],
+)
+def test_bad_input_gets_one_paragraph_and_leaves_nothing(tmp_path, arguments, code, text):
+    output = tmp_path / "out"
+    done = moco_pretrain(*arguments, "--output", str(output))
+    assert done.returncode == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+
+
+def test_an_unwritable_output_folder_exits_74(tmp_path):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    done = moco_pretrain(
+        *("--recipe", "mocov2-digits", "--data", "digits", "--set", "epochs=1"),
+        *("--output", str(tmp_path / "file" / "out")),
+    )
+    assert done.returncode == 74
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr

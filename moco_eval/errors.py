@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import shutil
 import sys
 import traceback
@@ -75,6 +76,10 @@ def run(command: Callable[[], None], *, program: str, verbose: bool) -> int:
     """
     try:
         command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output, such as head, has seen enough; say nothing more to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UsageError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         if verbose:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -13,6 +14,9 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 def command_parser(program: str, description: str, epilog: str = "") -> ArgumentParser:
     """A parser with ``-v``, whose help ends in ``epilog`` as it stands."""
+    # Threads that wait for each other without spinning: on a busy machine a step is then three
+    # times as fast, on an idle one as fast. OpenMP reads this when torch is imported, hence here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser = ArgumentParser(
         prog=program, description=description, epilog=epilog, formatter_class=_Formatter
     )

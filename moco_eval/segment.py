@@ -17,6 +17,7 @@ from moco_eval.engines.recipe import Recipe
 from moco_eval.records import Outcome
 
 VERSION = 1
+# One detector, two protocols: a box AP is comparable between them only if the numbers are the same.
 RECIPES = detect.RECIPES
 DEFAULT_RECIPE = detect.DEFAULT_RECIPE
 

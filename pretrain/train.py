@@ -70,9 +70,10 @@ def train(  # noqa: PLR0915 - a story told from top to bottom
             f"{recipe.batch_total}. Take a smaller one: --set batch_total=..."
         )
 
-    model = _initial_model(recipe, data, seed).to(options.device)
+    model = _initial_model(recipe, data, seed)
+    model.to(options.device)
     # Convolutions run a third faster on this layout; what they compute is the same.
-    model = model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         recipe.lr,
@@ -144,11 +145,10 @@ def train(  # noqa: PLR0915 - a story told from top to bottom
         step += 1
 
         # At the end of an epoch the state is saved and, if asked, judged.
-        done = step // steps_per_epoch
         if step % steps_per_epoch == 0:
+            done = epoch + 1
             if options.knn_every and (done % options.knn_every == 0 or done == recipe.epochs):
-                network = model.encoder_q if isinstance(model, MoCo) else model.network
-                row["knn_top1"] = online_knn(network, spec, data)
+                row["knn_top1"] = online_knn(model.encoder, spec, data)
             checkpoint.save(path, model, optimizer, epoch=done, arch=recipe.arch, manifest=manifest)
         metrics.append(row)
         progress.show(row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from moco_eval.encoders.account import fill, infer_arch, sort_tensors
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.formats import FORMATS, Claim, claim, said_at
 from moco_eval.encoders.networks import architectures, build_network, require_timm
-from moco_eval.encoders.reader import CONFIG, RECORD, read
+from moco_eval.encoders.reader import RECORD, read
+from moco_eval.encoders.timm_facts import refuse_unnamed_arguments, timm_input
 from moco_eval.errors import CheckpointError, UsageError, unknown
 
 # How architectures are fed whose images are not ImageNet's.
@@ -46,18 +46,19 @@ def load_encoder(spec: str, *, arch: str | None = None) -> Encoder:
         UsageError: If nobody knows the architecture.
     """
     kind, colon, name = spec.partition(":")
+    is_file = spec != "pixels" and not (colon and kind in ("random", "torchvision", "timm"))
+    if arch and not is_file:
+        raise UsageError(f"--arch {arch} is for checkpoint files; {spec} names its own.")
     with torch.random.fork_rng(devices=[]):
-        if spec == "pixels":
-            encoder = _random(spec, "pixels")
-        elif colon and kind == "random":
-            encoder = _random(spec, name)
-        elif colon and kind == "torchvision":
-            encoder = _from_torchvision(spec, name)
-        elif colon and kind == "timm":
-            encoder = _from_timm(spec, name)
-        else:
+        if is_file:
             file = read(Path(spec))
             encoder = _from_claim(claim(file), spec, asked=arch, file_sha256=file.sha256)
+        elif kind == "torchvision":
+            encoder = _from_torchvision(spec, name)
+        elif kind == "timm":
+            encoder = _from_timm(spec, name)
+        else:
+            encoder = _random(spec, name or spec)
         _require_features(encoder)
     return encoder
 
@@ -73,7 +74,7 @@ def _random(spec: str, name: str) -> Encoder:
         format="random" if network.state_dict() else "pixels",
         tower="encoder",
         arch=arch,
-        input=OWN_INPUTS.get(arch) or _timm_input(spec, network, {}) or InputSpec(),
+        input=OWN_INPUTS.get(arch) or timm_input(spec, network, {}) or InputSpec(),
         num_loaded=0,
     )
     return Encoder(network, manifest)
@@ -126,7 +127,7 @@ def _from_timm(spec: str, name: str) -> Encoder:
         raise _not_fetched(spec, error, where) from error
     except RuntimeError as error:
         raise CheckpointError(f"{spec}: timm says: {error}") from error
-    fed = _timm_input(spec, network, {})
+    fed = timm_input(spec, network, {})
     assert fed is not None, f"timm's {name} has no configuration"
     manifest = Manifest(
         source=spec,
@@ -153,6 +154,7 @@ def _from_claim(found: Claim, spec: str, *, asked: str | None, file_sha256: str 
         network = build_network(arch)
     except UsageError as error:
         raise CheckpointError(f"{found.source}: {error} --arch NAME says another one.") from error
+    refuse_unnamed_arguments(found.source, network, found.said)
     held = fill(network, found, arch=arch)
     record = _record_of(found)
     manifest = Manifest(
@@ -186,11 +188,6 @@ def _arch_of(found: Claim) -> str:
     """The architecture that the file names, or the one that its names and shapes tell."""
     if isinstance(recorded := _record_of(found).get("arch"), str):
         return recorded
-    if options := said_at(found.said, (CONFIG, "model_args")):
-        raise CheckpointError(
-            f"{found.source}: its {CONFIG} builds the network with {options}, which an "
-            "architecture's name cannot carry. Such folders are not read."
-        )
     row = found.format
     said = said_at(found.said, row.arch) if row.arch else None
     if isinstance(said, str):
@@ -213,7 +210,7 @@ def _input_of(found: Claim, network: nn.Module) -> InputSpec:
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{found.source}: its record's input: {error}") from error
     row = found.format
-    fed = row.input or _timm_input(found.source, network, found.said if row.family else {})
+    fed = row.input or timm_input(found.source, network, found.said if row.family else {})
     if fed is None:
         raise CheckpointError(
             f"{found.source} does not say how its images are normalised, and format "
@@ -221,40 +218,6 @@ def _input_of(found: Claim, network: nn.Module) -> InputSpec:
             "with the tag of its training: --arch timm:NAME.TAG."
         )
     return fed
-
-
-def _timm_input(source: str, network: nn.Module, said: Mapping[str, Any]) -> InputSpec | None:
-    """How timm feeds this network; None if it is not timm's.
-
-    The file's own configuration goes before the one that timm keeps under the network's name, and
-    the command line of a training (``args``) before both, as in timm's validate.py.
-    """
-    from timm.data.config import resolve_data_config
-
-    config = said_at(said, (CONFIG, "pretrained_cfg")) or getattr(network, "pretrained_cfg", None)
-    if not config:
-        return None
-    arguments = said.get("args")
-    try:
-        resolved = resolve_data_config(  # type: ignore[no-untyped-call]
-            vars(arguments) if isinstance(arguments, Namespace) else {}, pretrained_cfg=config
-        )
-        channels, height, width = resolved["input_size"]
-    except (AssertionError, AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source}: timm cannot tell how it is fed: {error}") from error
-    if channels != 3 or height != width or resolved["interpolation"] not in ("bilinear", "bicubic"):
-        raise CheckpointError(
-            f"{source} is fed with {channels} channels of {height}x{width} pixels, resized "
-            f"{resolved['interpolation']}. Square RGB images, bilinear or bicubic, are what this "
-            "version takes."
-        )
-    return InputSpec(
-        size=height,
-        mean=tuple(resolved["mean"]),
-        std=tuple(resolved["std"]),
-        interpolation=resolved["interpolation"],
-        crop_pct=resolved["crop_pct"],
-    )
 
 
 def _require_features(encoder: Encoder) -> None:

@@ -15,6 +15,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,10 +178,18 @@ def _refuse_other_archives(path: Path) -> None:
 
 def _read_torch(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     try:
-        with torch.serialization.safe_globals([*SAFE_GLOBALS]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file: torch.load would go by a path's ending.
+        with (
+            path.open("rb") as file,
+            torch.serialization.safe_globals([*SAFE_GLOBALS]),
+            warnings.catch_warnings(),
+        ):
+            # The refusal that follows says it.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGED as error:
-        _refuse_globals(path, str(error))
+        if str(error).startswith("Weights only load failed"):
+            _refuse_pickle(path, str(error))
         _refuse_damaged(path, error)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
@@ -193,11 +202,16 @@ def _read_torch(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     return loaded, {RECORD: record} if isinstance(record, str) else {}
 
 
-def _refuse_globals(path: Path, text: str) -> None:
-    """Say which classes or functions the file wants, if that is why torch refused it."""
-    found = set(re.findall(r"GLOBAL (\S+) was not an allowed global", text))
+def _refuse_pickle(path: Path, text: str) -> NoReturn:
+    """Say which classes or functions the file wants, or what else torch refused it for."""
+    found = set(re.findall(r"GLOBAL (\S+)", text))
     if not found:
-        return
+        _, _, rest = text.partition("\n\n")
+        reason = rest.partition("\n\n")[0].strip() or "unspecified"
+        raise CheckpointError(
+            f"{path} is refused: its pickle does what torch's safe loader does not ({reason}). "
+            "Load it where it was made and save its state_dict() with torch.save as it is."
+        )
     # Only zip files can be searched without loading; the first global was named already.
     with contextlib.suppress(*DAMAGED):
         found |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))

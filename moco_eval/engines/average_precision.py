@@ -50,8 +50,6 @@ def average_precision(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    if not results:
-        return dict.fromkeys(NAMES, 0.0)
     if kind == "segm":
         # Without its box, a result's size is its mask's.
         results = [

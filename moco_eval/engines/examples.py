@@ -99,8 +99,12 @@ class _TrainingExamples(Dataset[Example]):
         sides = self.recipe.short_sides_train
         side = sides[int(torch.randint(len(sides), (), generator=draw))]
         mirrored = self.recipe.flip and bool(torch.rand((), generator=draw) < 0.5)
-        return _example(
-            self.scenes[number], self.recipe, side=side, mirrored=mirrored, masks=self.with_masks
+        return example_of(
+            self.scenes[number],
+            self.recipe,
+            side=side,
+            with_masks=self.with_masks,
+            mirrored=mirrored,
         )
 
 
@@ -132,38 +136,28 @@ def training_batches(
     )
 
 
-def test_example(scene: Scene, recipe: Recipe) -> Example:
-    """A scene as a trained detector sees it; what is in it is left out."""
-    example = _example(scene, recipe, side=recipe.short_side_test, mirrored=False, masks=False)
-    nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    return Example(pixels=example.pixels, size=example.size, boxes=nothing[0], labels=nothing[1])
-
-
-def _example(scene: Scene, recipe: Recipe, *, side: int, mirrored: bool, masks: bool) -> Example:
+def example_of(
+    scene: Scene, recipe: Recipe, *, side: int, with_masks: bool = False, mirrored: bool = False
+) -> Example:
+    """A scene whose short side becomes ``side`` pixels; crowds are left out of what is in it."""
     width, height = resized(scene.size, side=side, max_side=recipe.max_side)
     image = scene.image().resize((width, height), Image.Resampling.BILINEAR)
     kept = ~scene.crowd
+    pixels = pil_to_tensor(image)
     boxes = torch.from_numpy(scene.boxes[kept])
     boxes = boxes * torch.tensor([width / scene.size[1], height / scene.size[0]] * 2)
-    shapes = None
-    if masks:
-        shapes = torch.from_numpy(
+    masks = None
+    if with_masks:
+        masks = torch.from_numpy(
             np.stack([_resize_mask(mask, width, height) for mask in scene.masks()[kept]])
         )
-    pixels = pil_to_tensor(image)
     if mirrored:
         pixels = pixels.flip(-1)
-        boxes = torch.stack(
-            [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1
-        )
-        shapes = None if shapes is None else shapes.flip(-1)
-    return Example(
-        pixels=pixels,
-        size=scene.size,
-        boxes=boxes,
-        labels=torch.from_numpy(scene.labels[kept]),
-        masks=shapes,
-    )
+        left, top, right, bottom = boxes.unbind(1)
+        boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
+        masks = None if masks is None else masks.flip(-1)
+    labels = torch.from_numpy(scene.labels[kept])
+    return Example(pixels=pixels, size=scene.size, boxes=boxes, labels=labels, masks=masks)
 
 
 def resized(size: tuple[int, int], *, side: int, max_side: int) -> tuple[int, int]:

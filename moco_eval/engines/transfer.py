@@ -21,7 +21,7 @@ from moco_eval.data.sampler import draw_key
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks import resnet_parts
 from moco_eval.engines.average_precision import as_results
-from moco_eval.engines.examples import Detector, test_example, training_batches
+from moco_eval.engines.examples import Detector, example_of, training_batches
 from moco_eval.engines.gate import check_backbone
 from moco_eval.engines.recipe import Recipe
 from moco_eval.errors import DivergedError, output_error
@@ -64,7 +64,8 @@ def build_detector(
     device = next(encoder.network.parameters()).device
     with _draws_keyed_by(draw_key(seed, 0), device):
         detector = build(encoder, recipe, num_classes=len(data.classes), with_masks=with_masks)
-    check_backbone(detector, encoder, test_example(data.test.scenes[0], recipe).pixels)
+    shown = example_of(data.test.scenes[0], recipe, side=recipe.short_side_test)
+    check_backbone(detector, encoder, shown.pixels)
     return detector
 
 
@@ -85,7 +86,7 @@ def train(
     """
     begun_s = time.monotonic()
     batches = training_batches(scenes, recipe, seed=seed, with_masks=detector.with_masks)
-    optimizer = _optimizer(detector, recipe)
+    optimizer = build_optimizer(detector, recipe)
     detector.train()
     device = next(detector.parameters()).device
     with (
@@ -122,7 +123,7 @@ def detect(
     detector.eval()
     results = []
     for scene in tqdm(scenes.scenes, desc="detecting", leave=False, disable=None):
-        found = detector.detect(test_example(scene, recipe))
+        found = detector.detect(example_of(scene, recipe, side=recipe.short_side_test))
         results += as_results(scene.image_id, found, scenes)
     write_text(work_dir / "detections.json", json.dumps(results))
     return results
@@ -137,7 +138,7 @@ def _draws_keyed_by(key: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _optimizer(detector: Detector, recipe: Recipe) -> torch.optim.SGD:
+def build_optimizer(detector: Detector, recipe: Recipe) -> torch.optim.SGD:
     """SGD as Detectron2 builds it: the weights of norms do not decay."""
     norms = {
         parameter

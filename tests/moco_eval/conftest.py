@@ -55,11 +55,11 @@ def write_images(folder, num_images, *, size=(64, 48)):
 
 @pytest.fixture
 def coco_folder(tmp_path):
-    """Six noisy images with a rectangle of each class, and a specification that opens them."""
-    write_images(tmp_path / "images", 6)
-    objects = [annotation(n, (4 + n, 5, 20, 24)) for n in range(1, 7)]
-    objects += [annotation(n, (36, 10 + n, 16, 20), category=7) for n in range(1, 7)]
-    write_coco_json(tmp_path / "all.json", 6, objects)
+    """Ten noisy images with a rectangle of each class in ``images``, and ``all.json``."""
+    write_images(tmp_path / "images", 10)
+    objects = [annotation(n, (4 + n, 5, 20, 24)) for n in range(1, 11)]
+    objects += [annotation(n, (36, 10 + n, 16, 20), category=7) for n in range(1, 11)]
+    write_coco_json(tmp_path / "all.json", 10, objects)
     return tmp_path
 
 

@@ -44,7 +44,8 @@ def test_all_found_is_100_and_nothing_found_is_0():
     truth = truth_of((0, 0, 10, 10), (50, 50, 20, 20))
     perfect = [found((0, 0, 10, 10)), found((50, 50, 20, 20))]
     assert average_precision(truth, perfect, "bbox")["AP"] == pytest.approx(100)
-    assert average_precision(truth, [], "bbox") == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    for kind in ("bbox", "segm"):
+        assert average_precision(truth, [], kind) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
 
 
 def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong():
@@ -84,7 +85,11 @@ def random_case(seed):
                     {
                         "image_id": image["id"],
                         "category_id": category if draw.rand() < 0.8 else 1,
-                        "bbox": [float(left + shift[1]), float(top + shift[0]), *map(float, box[2:])],
+                        "bbox": [
+                            float(left + shift[1]),
+                            float(top + shift[0]),
+                            *map(float, box[2:]),
+                        ],
                         "score": float(draw.rand()),
                         "segmentation": masks.encode(moved),
                     }

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from moco_eval.encoders.load import load_encoder
 from sklearn.neighbors import KNeighborsClassifier
 
 from moco_eval import knn
 from moco_eval.data import digits
 from moco_eval.data.catalog import open_images
+from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import UsageError
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from moco_eval.encoders.load import load_encoder
 from torch import nn
 
 from moco_eval import features, linear, lowshot
 from moco_eval.data.catalog import ImageData, Split, open_images
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.encoder import Encoder, Manifest
+from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DataError, DivergedError, UsageError
 
 

@@ -1,0 +1,255 @@
+"""Both dense protocols on torchvision's parts: the run as a whole, its gate and its parts."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from moco_eval import detect, segment
+from moco_eval.data.images import DIGITS_INPUT, InputSpec
+from moco_eval.engines import transfer
+from moco_eval.engines.gate import check_backbone
+from moco_eval.engines.mask_head import mask_targets, paste_masks
+from moco_eval.engines.torchvision import C4Detector
+from moco_eval.errors import CheckpointError, DataError, DivergedError, UsageError
+
+
+@pytest.fixture
+def build(tiny_data, tiny_recipe, make_encoder):
+    def build(encoder=None, *, with_masks=False, seed=0):
+        return transfer.build_detector(
+            encoder or make_encoder(),
+            tiny_recipe,
+            tiny_data,
+            engine="torchvision",
+            seed=seed,
+            with_masks=with_masks,
+        )
+
+    return build
+
+
+def test_detect_trains_and_leaves_detections_and_losses(
+    tiny_data, tiny_recipe, make_encoder, tmp_path
+):
+    encoder = make_encoder()
+    before = encoder.tensor_sha256()
+    # So many updates that something is found.
+    recipe = dataclasses.replace(tiny_recipe, num_iterations=25)
+    run = {"seed": 0, "work_dir": tmp_path / "run", "engine": "torchvision"}
+    outcome = detect.evaluate(encoder, recipe, tiny_data, **run)
+    assert list(outcome.metrics) == ["AP", "AP50", "AP75"]
+    assert outcome.num_test == 10
+    assert encoder.tensor_sha256() == before
+
+    results = json.loads((tmp_path / "run" / "detections.json").read_text())
+    assert results
+    assert {result["category_id"] for result in results} <= {3, 7}
+    for result in results:
+        left, top, width, height = result["bbox"]
+        assert 0 <= left < left + width <= 64.001
+        assert 0 <= top < top + height <= 48.001
+
+    # A row of means after 20 updates, and one of the last five.
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == [19, 24]
+    assert rows[1]["lr"] == recipe.lr
+    assert set(rows[0]) == {
+        *("step", "lr", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")
+    }
+
+    # The seed decides everything.
+    again = detect.evaluate(encoder, recipe, tiny_data, **run | {"work_dir": tmp_path / "again"})
+    assert again.metrics == outcome.metrics
+    assert json.loads((tmp_path / "again" / "detections.json").read_text()) == results
+
+
+def test_segment_scores_masks_first(tiny_data, tiny_recipe, make_encoder, tmp_path):
+    recipe = dataclasses.replace(tiny_recipe, num_iterations=15)
+    outcome = segment.evaluate(
+        make_encoder(), recipe, tiny_data, seed=0, work_dir=tmp_path, engine="torchvision"
+    )
+    assert list(outcome.metrics) == ["AP_mask", "AP50_mask", "AP75_mask", "AP"]
+    results = json.loads((tmp_path / "detections.json").read_text())
+    assert all(result["segmentation"]["size"] == [48, 64] for result in results)
+    assert "loss_mask" in outcome.details["final_losses"]
+
+
+def test_all_weights_are_trained_and_batchnorm_is_made_precise(
+    build, tiny_data, tiny_recipe, make_encoder, tmp_path
+):
+    encoder = make_encoder()
+    detector = build(encoder, with_masks=True)
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    transfer.train(detector, tiny_recipe, tiny_data.train, seed=0, work_dir=tmp_path)
+    still = {name for name, tensor in detector.state_dict().items() if tensor.equal(before[name])}
+    assert still == set()
+    assert encoder.tensors()["bn1.weight"].equal(before["network.bn1.weight"])
+    # Reset, then averaged over the recipe's two batches: nothing is left of training's averages.
+    assert detector.network.bn1.num_batches_tracked == 2
+    assert detector.extra_norm.num_batches_tracked == 2
+
+
+def test_norms_do_not_decay(build, tiny_recipe):
+    detector = build()
+    optimizer = transfer.build_optimizer(detector, tiny_recipe)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(decay) == len(list(detector.parameters()))
+    assert decay[id(detector.network.bn1.weight)] == 0
+    assert decay[id(detector.extra_norm.bias)] == 0
+    assert decay[id(detector.network.conv1.weight)] == 1e-4
+    assert decay[id(detector.class_logits.bias)] == 1e-4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(build, tiny_data, tiny_recipe, tmp_path):
+    detector = build()
+    with torch.no_grad():
+        detector.class_logits.bias[0] = float("nan")
+    with pytest.raises(DivergedError, match="not finite at update 0"):
+        transfer.train(detector, tiny_recipe, tiny_data.train, seed=0, work_dir=tmp_path)
+
+
+def test_the_gate_names_a_tensor_that_is_not_the_encoders(build, tiny_data, make_encoder):
+    encoder = make_encoder()
+    detector = build(encoder)
+    pixels = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
+    check_backbone(detector, encoder, pixels)
+    with torch.no_grad():
+        detector.network.layer2[0].conv1.weight[0, 0, 0, 0] += 1e-3
+    with pytest.raises(CheckpointError, match=r"different: layer2\.0\.conv1\.weight"):
+        check_backbone(detector, encoder, pixels)
+
+
+def test_the_gate_sees_a_stride_in_another_place(build, make_encoder):
+    encoder = make_encoder()
+    detector = build(encoder)
+    pixels = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
+    # Every tensor and every shape still fits.
+    block = detector.network.layer3[0]
+    block.conv1.stride, block.conv2.stride = (1, 1), (2, 2)
+    with pytest.raises(CheckpointError, match=r"(?s)features at res4: off by .*res5: off by"):
+        check_backbone(detector, encoder, pixels)
+
+
+def test_the_gate_sees_another_normalisation(build, make_encoder):
+    encoder = make_encoder()
+    detector = build(encoder)
+    detector.input = dataclasses.replace(DIGITS_INPUT, mean=(0.3, 0.3, 0.4))
+    pixels = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match="features at res4: off by"):
+        check_backbone(detector, encoder, pixels)
+
+
+def test_any_resnet_is_taken_with_its_own_channel_order(build, make_encoder):
+    # 7x7 stem, strides 4 to 32, BGR: the gate holds inside.
+    spec = InputSpec(size=64, channel_order="BGR", mean=(0.1, 0.2, 0.3))
+    detector = build(make_encoder("resnet18", spec))
+    assert detector.stride == 16
+
+
+def test_a_network_without_levels_is_refused(build, make_encoder):
+    with pytest.raises(UsageError, match="has no levels res2 to res5"):
+        build(make_encoder("pixels"))
+
+
+def test_masks_are_needed_for_segment_and_not_for_detect(
+    tiny_data, tiny_recipe, make_encoder, tmp_path
+):
+    bare = dataclasses.replace(
+        tiny_data.train,
+        scenes=tuple(
+            dataclasses.replace(scene, segmentations=(None, None))
+            for scene in tiny_data.train.scenes
+        ),
+    )
+    data = dataclasses.replace(tiny_data, train=bare)
+    run = {"seed": 0, "work_dir": tmp_path, "engine": "torchvision"}
+    detect.evaluate(make_encoder(), tiny_recipe, data, **run)
+    with pytest.raises(DataError, match="has no segmentation"):
+        segment.evaluate(make_encoder(), tiny_recipe, data, **run)
+
+
+def test_an_engine_nobody_knows_is_refused(tiny_data, tiny_recipe, make_encoder, tmp_path):
+    with pytest.raises(UsageError, match="Did you mean 'torchvision'"):
+        detect.evaluate(
+            make_encoder(), tiny_recipe, tiny_data, seed=0, work_dir=tmp_path, engine="torchvison"
+        )
+
+
+def test_anchors_stand_at_every_stride_and_are_not_rounded(build):
+    detector = build()
+    features = torch.zeros(1, 64, 2, 3)
+    images = detector._images([torch.zeros(3, 16, 24, dtype=torch.uint8)])
+    [anchors] = detector.rpn.anchor_generator(images, [features])
+    # 2x3 places, 3 sizes, 3 ratios. Size 16, ratio 0.5: 16 * sqrt(2) = 22.63 wide, 11.31 high.
+    assert anchors.shape == (2 * 3 * 9, 4)
+    assert anchors[0].tolist() == pytest.approx([-11.3137, -5.6569, 11.3137, 5.6569], abs=1e-3)
+    # The next place is 8 pixels to the right, the next row 8 below.
+    assert (anchors[9] - anchors[0]).tolist() == pytest.approx([8, 0, 8, 0])
+    assert (anchors[27] - anchors[0]).tolist() == pytest.approx([0, 8, 0, 8])
+
+
+def test_a_mask_is_drawn_within_its_box_and_nowhere_else():
+    full = torch.ones(2, 4, 4)
+    # Where the pixels' centres are at 2.5 to 5.5 and 3.5 to 6.5; the second box has no area.
+    boxes = torch.tensor([[2.0, 3.0, 6.0, 7.0], [4.0, 4.0, 4.0, 9.0]])
+    drawn = paste_masks(full, boxes, (9, 8))
+    expected = torch.zeros(9, 8, dtype=torch.bool)
+    expected[3:7, 2:6] = True
+    assert torch.equal(drawn[0], expected)
+    assert not drawn[1].any()
+    # A mask whose left half is set, in a box that does not begin at a whole pixel: of 2.5 to 6.5
+    # the left half ends at 4.5; the pixel whose centre is there is exactly half covered.
+    half = torch.zeros(1, 4, 4)
+    half[:, :, :2] = 1
+    [drawn] = paste_masks(half, torch.tensor([[2.5, 3.0, 6.5, 7.0]]), (9, 8))
+    assert drawn[4].tolist() == [False, False, True, True, True, False, False, False]
+
+
+def test_a_mask_target_is_the_part_of_the_mask_within_the_box(build, tiny_data, tiny_recipe):
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[1, 0:10, 0:10] = True
+    from moco_eval.engines.examples import Example
+
+    example = Example(
+        pixels=torch.zeros(3, 20, 20, dtype=torch.uint8),
+        size=(20, 20),
+        boxes=torch.zeros(2, 4),
+        labels=torch.zeros(2, dtype=torch.int64),
+        masks=masks,
+    )
+    # The right half of this box is beyond the second object.
+    boxes = torch.tensor([[6.0, 2.0, 14.0, 10.0]])
+    target = mask_targets(example, boxes, torch.tensor([1]), 4)
+    assert target[0].tolist() == [[True, True, False, False]] * 4
+
+
+def test_box_loss_is_l1_over_all_sampled_boxes(build, tiny_data, tiny_recipe):
+    detector = build().train()
+    example = next(
+        transfer.training_batches(tiny_data.train, tiny_recipe, seed=0, with_masks=False)
+    )
+    assert isinstance(detector, C4Detector)
+    # Without predictions the loss is the mean over sampled boxes of the targets' absolute sum.
+    for layer in (detector.box_deltas, detector.class_logits):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    seen = []
+    sample = detector.roi.select_training_samples
+
+    def remember(*arguments):
+        seen.append(sample(*arguments))
+        return seen[0]
+
+    detector.roi.select_training_samples = remember
+    losses = detector(example)
+    _, _, labels, deltas = seen[0]
+    labels, deltas = torch.cat(labels), torch.cat(deltas)
+    assert losses["loss_box_reg"].item() == pytest.approx(
+        (deltas[labels > 0].abs().sum() / len(labels)).item(), rel=1e-5
+    )
+    # Three equally likely classes, the background among them.
+    assert losses["loss_cls"].item() == pytest.approx(1.0986, abs=1e-4)

@@ -171,7 +171,7 @@ def _formats(_: Namespace) -> None:
     from moco_eval.encoders.formats import FORMATS
 
     for row in FORMATS:
-        print(f"{row.name:14} {row.title}\n{'':14} {row.source}")
+        print(f"{row.name:18} {row.title}\n{'':18} {row.source}")
 
 
 def _table_options(parser: ArgumentParser) -> None:

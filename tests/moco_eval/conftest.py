@@ -82,6 +82,7 @@ def tiny_recipe():
         lr_drops=(),
         short_sides_train=(48,),
         short_side_test=48,
+        anchor_sizes=(16, 32, 64),
         roi_batch=8,
         rpn_batch=16,
         rpn_post_nms=(20, 20),

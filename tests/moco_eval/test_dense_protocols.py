@@ -10,9 +10,9 @@ from torch import nn
 from moco_eval import detect, segment
 from moco_eval.data.images import DIGITS_INPUT, InputSpec
 from moco_eval.engines import transfer
+from moco_eval.engines.examples import Example
 from moco_eval.engines.gate import check_backbone
 from moco_eval.engines.mask_head import mask_targets, paste_masks
-from moco_eval.engines.torchvision import C4Detector
 from moco_eval.errors import CheckpointError, DataError, DivergedError, UsageError
 
 
@@ -201,19 +201,16 @@ def test_a_mask_is_drawn_within_its_box_and_nowhere_else():
     expected[3:7, 2:6] = True
     assert torch.equal(drawn[0], expected)
     assert not drawn[1].any()
-    # A mask whose left half is set, in a box that does not begin at a whole pixel: of 2.5 to 6.5
-    # the left half ends at 4.5; the pixel whose centre is there is exactly half covered.
-    half = torch.zeros(1, 4, 4)
-    half[:, :, :2] = 1
-    [drawn] = paste_masks(half, torch.tensor([[2.5, 3.0, 6.5, 7.0]]), (9, 8))
+    # A box that does not begin at a whole pixel: its four cells are centred at 3, 4, 5 and 6, the
+    # pixels at 2.5 (half of the first cell), 3.5 (1), 4.5 (0.8), 5.5 (0.3) and 6.5 (0).
+    fading = torch.tensor([1.0, 1.0, 0.6, 0.0]).expand(1, 4, 4)
+    [drawn] = paste_masks(fading, torch.tensor([[2.5, 3.0, 6.5, 7.0]]), (9, 8))
     assert drawn[4].tolist() == [False, False, True, True, True, False, False, False]
 
 
-def test_a_mask_target_is_the_part_of_the_mask_within_the_box(build, tiny_data, tiny_recipe):
+def test_a_mask_target_is_the_part_of_the_mask_within_the_box():
     masks = torch.zeros(2, 20, 20, dtype=torch.bool)
     masks[1, 0:10, 0:10] = True
-    from moco_eval.engines.examples import Example
-
     example = Example(
         pixels=torch.zeros(3, 20, 20, dtype=torch.uint8),
         size=(20, 20),
@@ -229,27 +226,24 @@ def test_a_mask_target_is_the_part_of_the_mask_within_the_box(build, tiny_data, 
 
 def test_box_loss_is_l1_over_all_sampled_boxes(build, tiny_data, tiny_recipe):
     detector = build().train()
-    example = next(
-        transfer.training_batches(tiny_data.train, tiny_recipe, seed=0, with_masks=False)
-    )
-    assert isinstance(detector, C4Detector)
-    # Without predictions the loss is the mean over sampled boxes of the targets' absolute sum.
+    batch = next(transfer.training_batches(tiny_data.train, tiny_recipe, seed=0, with_masks=False))
     for layer in (detector.box_deltas, detector.class_logits):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    seen = []
     sample = detector.roi.select_training_samples
+    sampled = []
 
-    def remember(*arguments):
-        seen.append(sample(*arguments))
-        return seen[0]
+    def sample_and_move(*arguments):
+        # Every sampled box, background too, is to be moved by 2 in each of its four numbers.
+        proposals, matches, labels, deltas = sample(*arguments)
+        sampled.append(torch.cat(labels))
+        return proposals, matches, labels, [torch.full_like(each, 2.0) for each in deltas]
 
-    detector.roi.select_training_samples = remember
-    losses = detector(example)
-    _, _, labels, deltas = seen[0]
-    labels, deltas = torch.cat(labels), torch.cat(deltas)
-    assert losses["loss_box_reg"].item() == pytest.approx(
-        (deltas[labels > 0].abs().sum() / len(labels)).item(), rel=1e-5
-    )
+    detector.roi.select_training_samples = sample_and_move
+    losses = detector(batch)
+    num_objects, num_sampled = (sampled[0] > 0).sum().item(), len(sampled[0])
+    assert 0 < num_objects < num_sampled
+    # Nothing is predicted: objects are off by 4 * 2, and the background does not count.
+    assert losses["loss_box_reg"].item() == pytest.approx(8 * num_objects / num_sampled)
     # Three equally likely classes, the background among them.
     assert losses["loss_cls"].item() == pytest.approx(1.0986, abs=1e-4)

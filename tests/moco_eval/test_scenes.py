@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -62,11 +63,15 @@ def test_a_test_scene_shows_a_test_digit_of_its_class(data):
     assert matches <= set(digits.digit_split()[1].tolist())
 
 
-def test_digits_differ_in_colour_from_their_background(data):
-    scene = data.train.scenes[0]
-    pixels = np.asarray(scene.image(), dtype=float)
-    for mask in scene.masks():
-        assert np.abs(pixels[mask].mean(0) - pixels[~mask].mean(0)).mean() > 25
+def test_digits_differ_in_colour_from_what_is_around_them(data):
+    for scene in data.train.scenes[:40]:
+        pixels, masks = np.asarray(scene.image(), dtype=float), scene.masks()
+        for mask, (left, top, right, bottom) in zip(masks, scene.boxes.astype(int), strict=True):
+            around = np.zeros_like(mask)
+            around[max(top - 4, 0) : bottom + 4, max(left - 4, 0) : right + 4] = True
+            around &= ~masks.any(0)
+            # 60 apart where ink is full; its soft edge and the canvas's texture take some of it.
+            assert np.abs(pixels[mask].mean(0) - pixels[around].mean(0)).mean() > 25
 
 
 def test_the_folder_is_written_once_and_read_as_coco_data_afterwards(data, folder):
@@ -92,6 +97,17 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     with pytest.raises(DataError, match=r"train\.json cannot be read"):
         open_digit_scenes(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_fewer_scenes_are_refused(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    document = json.loads((copy / "train.json").read_text())
+    gone = document["images"].pop()["id"]
+    document["annotations"] = [e for e in document["annotations"] if e["image_id"] != gone]
+    (copy / "train.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="holds 299 scenes of 10 classes, not the 300 digit"):
+        open_digit_scenes(copy)
 
 
 def test_scenes_of_other_classes_are_refused(folder, tmp_path):

@@ -1,3 +1,4 @@
+import resource
 import subprocess
 import sys
 
@@ -57,3 +58,27 @@ def test_an_unwritable_output_folder_exits_74(tmp_path):
     assert done.returncode == 74
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_full_exits_74_and_leaves_no_part_of_a_checkpoint(tmp_path):
+    # A limit of 256 KiB a file lets pictures through and stops the checkpoint of 4 MB.
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pretrain.cli", "--recipe", "mocov2-digits"),
+            *("--data", "digits", "--output", str(tmp_path / "out"), "--set", "epochs=1"),
+            *("--set", "batch_total=512", "--set", "virtual_ranks=1"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=limit,
+    )
+    assert done.returncode == 74, done.stderr
+    assert "checkpoint.pth.tar cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"views.png", "metrics.jsonl"}

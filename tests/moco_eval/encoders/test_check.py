@@ -52,8 +52,8 @@ def test_the_cost_is_what_one_works_out_by_hand(report):
 
 
 def test_features_in_all_directions_alike_have_full_rank():
-    # Centred already; four equal singular values: entropy ln 4, so rank 4.
-    features = torch.cat([torch.eye(4), -torch.eye(4)])
+    # Once the 10 is centred away, four equal singular values: entropy ln 4, so rank 4.
+    features = torch.cat([torch.eye(4), -torch.eye(4)]) + 10
     judged = check.judge(features)
     assert judged["effective_rank"] == pytest.approx(4)
     # Each dimension: 1, -1 and six 0: variance 2 / 7.

@@ -179,11 +179,14 @@ def test_a_detectron2_file_is_mapped_back_to_torchvisions_names(tmp_path):
 def test_a_timm_folder_brings_its_own_normalisation(tmp_path):
     network = timm.create_model("vit_tiny_patch16_224", num_classes=7)
     save_for_hf(network, tmp_path, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["pretrained_cfg"]["std"] = [0.1, 0.2, 0.3]
+    (tmp_path / "config.json").write_text(json.dumps(config))
     encoder = load_encoder(str(tmp_path))
     assert (encoder.manifest.format, encoder.arch) == ("timm", "timm:vit_tiny_patch16_224")
     assert encoder.manifest.dropped == ("head.bias", "head.weight")
-    # augreg's 0.5, not ImageNet's.
-    assert encoder.input.mean == (0.5, 0.5, 0.5)
+    # augreg's mean, not ImageNet's; the folder's s.d., not the one that timm keeps for the name.
+    assert (encoder.input.mean, encoder.input.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
     assert (encoder.input.interpolation, encoder.input.crop_pct) == ("bicubic", 0.9)
     ours = encoder.tensors()
     theirs = load_file(tmp_path / "model.safetensors")
@@ -366,8 +369,8 @@ def test_a_resnet_that_is_no_known_one_asks_for_its_architecture(tmp_path):
     torch.save(network.state_dict(), path)
     text = refusal(path)
     assert "is of format 'torchvision' but does not say its architecture" in text
-    # 62 of resnet18's 102 tensors beside its counters: 60 %, rounded 59.
-    assert "the nearest, resnet18, agrees on" in text
+    # 12 of resnet18's 20 convolutions, each with its BatchNorm.
+    assert "the nearest, resnet18, agrees on 60%" in text
     assert text.endswith("Say it: --arch NAME.")
 
 

@@ -50,13 +50,18 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"moco-eval: {errors.unknown('command', name, COMMANDS)}", file=sys.stderr)
         sys.exit(errors.UsageError.exit_code)
-    command = COMMANDS[name]
+    parsed = parser_of(name).parse_args(arguments)
+    action = COMMANDS[name].action
     program = f"moco-eval {name}"
-    parser = command_parser(program, command.help)
+    sys.exit(errors.run(lambda: action(parsed), program=program, verbose=parsed.verbose))
+
+
+def parser_of(name: str) -> ArgumentParser:
+    """The parser of the sub-command ``name``."""
+    command = COMMANDS[name]
+    parser = command_parser(f"moco-eval {name}", command.help)
     command.options(parser)
-    parsed = parser.parse_args(arguments)
-    code = errors.run(lambda: command.action(parsed), program=program, verbose=parsed.verbose)
-    sys.exit(code)
+    return parser
 
 
 def _usage() -> str:
@@ -87,7 +92,7 @@ def _protocol(name: str, text: str) -> Command:
         add = parser.add_argument
         add("encoder", type=str, metavar="ENCODER", help="checkpoint or specification, see below")
         add("--data", type=str, required=True, help=SCENE_KINDS if dense else IMAGE_KINDS)
-        add("--recipe", type=str, default="", help="its name; the protocol's default if left out")
+        add("--recipe", type=str, default="", help="its name; see: moco-eval recipes")
         add_run_options(parser)
         add("--name", type=str, default="", help="what tables call the encoder")
         add("--arch", type=str, default=None, help="the architecture, for files that do not say")
@@ -110,6 +115,7 @@ def _protocol(name: str, text: str) -> Command:
             overrides=tuple(arguments.set),
             seed=arguments.seed,
             engine=arguments.get("engine", "auto"),
+            device=arguments.device,
         )
         results = Path(arguments.results)
         record, is_new = suite.run_cell(
@@ -165,6 +171,16 @@ def _convert(arguments: Namespace) -> None:
 
 def _no_options(parser: ArgumentParser) -> None:
     """The command takes none."""
+
+
+def _recipes(_: Namespace) -> None:
+    from moco_eval import suite
+
+    for protocol in (*suite.IMAGE_PROTOCOLS, *suite.DENSE_PROTOCOLS):
+        module = suite.protocol_module(protocol)
+        for name, recipe in module.RECIPES.items():
+            default = " (default)" if name == module.DEFAULT_RECIPE else ""
+            print(f"{protocol:8} {name}{default}\n{'':8} {recipe}")
 
 
 def _formats(_: Namespace) -> None:
@@ -234,6 +250,7 @@ COMMANDS = {
     "segment": _protocol("segment", "instance masks: fine-tune a C4 Mask R-CNN, mask AP"),
     "check": Command("what an encoder is, and whether it looks sane", _check_options, _check),
     "convert": Command("write an encoder in another format, proven", _convert_options, _convert),
+    "recipes": Command("the recipes of every protocol, with their numbers", _no_options, _recipes),
     "formats": Command("the checkpoint layouts that load", _no_options, _formats),
     "table": Command("a comparison table from records", _table_options, _table),
     "published": Command("search the published numbers", _published_options, _published),

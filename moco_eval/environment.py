@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import moco_eval
+from moco_eval.errors import UsageError, unknown
 
 DETECTRON2_INSTALL = (
     "python -m pip install --no-build-isolation "
@@ -41,6 +42,21 @@ def describe() -> dict[str, Any]:
             "num_gpus": torch.cuda.device_count(),
         },
     }
+
+
+def choose_device(name: str) -> str:
+    """The device that ``auto``, ``cpu`` or ``cuda`` stands for: ``auto`` takes a GPU if any.
+
+    Raises:
+        UsageError: If there is no such device here.
+    """
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no GPU that torch can use here. Take: --device cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def doctor() -> str:

@@ -27,7 +27,7 @@ def command_parser(program: str, description: str, epilog: str = "") -> Argument
 
 
 def add_run_options(parser: ArgumentParser) -> None:
-    """The options of a command that carries out a recipe: ``--config``, ``--set``, ``--seed``."""
+    """The options of a command that carries out a recipe: ``--set``, ``--seed`` ..."""
     parser.add_argument("--config", action="config", help="a YAML file of these options")
     parser.add_argument(
         "--set",
@@ -38,3 +38,6 @@ def add_run_options(parser: ArgumentParser) -> None:
         help="deviate from the recipe; may be repeated; is recorded and marked in tables",
     )
     parser.add_argument("--seed", type=int, default=0, help="what every random draw is keyed by")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, or auto: a GPU if there is one"
+    )

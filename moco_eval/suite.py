@@ -35,6 +35,7 @@ class Cell:
         overrides: Deviations from it, as ``key=value``.
         seed: What every random draw is keyed by.
         engine: Who trains the detector; classification has none.
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
     """
 
     protocol: str
@@ -46,6 +47,7 @@ class Cell:
     overrides: tuple[str, ...] = ()
     seed: int = 0
     engine: str = "auto"
+    device: str = "auto"
 
 
 def protocol_module(name: str) -> ModuleType:
@@ -77,7 +79,7 @@ def run_cell(
     module = protocol_module(cell.protocol)
     recipe_name = cell.recipe or module.DEFAULT_RECIPE
     recipe = recipes.choose(module.RECIPES, recipe_name, cell.overrides)
-    encoder = _encoder(cell.encoder, cell.arch)
+    encoder = _encoder(cell.encoder, cell.arch, environment.choose_device(cell.device))
     dense = cell.protocol in DENSE_PROTOCOLS
     data = (_scenes if dense else _images)(cell.data)
     engine = engines.choose(cell.engine) if dense else None
@@ -159,9 +161,9 @@ def work_folder(cell: Cell) -> Path:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """The metrics of a record in one line, such as ``top1 97.2, top5 99.9``."""
-    values = ((name, metric["value"]) for name, metric in record["metrics"].items())
-    return ", ".join(f"{name} {value:.1f}" for name, value in values if value is not None)
+    """The metrics of a record in one line, the primary first: ``top1 97.2, top5 99.9``."""
+    metrics = sorted(record["metrics"].items(), key=lambda item: not item[1]["primary"])
+    return ", ".join(f"{name} {metric['value']:.1f}" for name, metric in metrics)
 
 
 def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
@@ -174,7 +176,13 @@ def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _encoder(spec: str, arch: str | None, device: str) -> Encoder:
+    encoder = load_encoder(spec, arch=arch)
+    encoder.network.to(device)
+    return encoder
+
+
 # The cells of a suite share encoders and data: each is opened once.
-_encoder = functools.cache(lambda spec, arch: load_encoder(spec, arch=arch))
 _images = functools.cache(catalog.open_images)
 _scenes = functools.cache(catalog.open_scenes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from moco_eval import errors, recipes
+from moco_eval.environment import choose_device
 from moco_eval.files import write_text
 from moco_eval.options import add_run_options, command_parser
 from pretrain.recipes import RECIPES
@@ -16,7 +17,7 @@ from pretrain.recipes import RECIPES
 EPILOG = """examples:
   moco-pretrain recipes
   moco-pretrain --recipe mocov2-digits --data digits --output runs/digits --knn-every 5
-  moco-pretrain --recipe mocov2 --data imagefolder:/data/imagenet --output runs/mocov2 --device cuda
+  moco-pretrain --recipe mocov2 --data imagefolder:/data/imagenet --output runs/mocov2 --workers 16
   moco-pretrain --recipe mocov2 --set lr=0.06 --set batch_total=512 --data ... --output ...
 
 The same command again continues from the last whole epoch, with the same result as if it had never
@@ -30,7 +31,7 @@ def main() -> None:
     if arguments == ["recipes"]:
         print(list_recipes())
         sys.exit(0)
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     sys.exit(errors.run(lambda: pretrain(parsed), program="moco-pretrain", verbose=parsed.verbose))
 
 
@@ -54,7 +55,7 @@ def pretrain(arguments: Namespace) -> None:
         options=Options(
             num_workers=arguments.workers,
             knn_every=arguments.knn_every,
-            device=arguments.device,
+            device=choose_device(arguments.device),
         ),
     )
     write_text(output / "status.json", json.dumps({"state": "done", "checkpoint": path.name}))
@@ -70,19 +71,19 @@ def list_recipes() -> str:
     )
 
 
-def _parser() -> ArgumentParser:
-    parser = command_parser(
+def parser() -> ArgumentParser:
+    """The parser of ``moco-pretrain``."""
+    options = command_parser(
         "moco-pretrain", "Pretrain an encoder without labels, by momentum contrast (MoCo).", EPILOG
     )
-    add = parser.add_argument
+    add = options.add_argument
     add("--recipe", type=str, required=True, help="its name; see: moco-pretrain recipes")
     add("--data", type=str, required=True, help="digits, imagefolder:DIR or torchvision:NAME:DIR")
     add("--output", type=str, required=True, help="folder of checkpoint, metrics and pictures")
-    add_run_options(parser)
+    add_run_options(options)
     add("--workers", type=int, default=0, help="processes that load images")
     add("--knn-every", type=int, default=0, help="epochs between kNN checks on the labels; 0: none")
-    add("--device", type=str, default="cpu", help="cpu or cuda")
-    return parser
+    return options
 
 
 if __name__ == "__main__":

@@ -218,10 +218,10 @@ def test_a_mask_target_is_the_part_of_the_mask_within_the_box():
         labels=torch.zeros(2, dtype=torch.int64),
         masks=masks,
     )
-    # The right half of this box is beyond the second object.
-    boxes = torch.tensor([[6.0, 2.0, 14.0, 10.0]])
-    target = mask_targets(example, boxes, torch.tensor([1]), 4)
-    assert target[0].tolist() == [[True, True, False, False]] * 4
+    # Eight cells of one pixel from 5.4 on: the fifth, 9.4 to 10.4, is inside for the most part.
+    boxes = torch.tensor([[5.4, 2.0, 13.4, 10.0]])
+    target = mask_targets(example, boxes, torch.tensor([1]), 8)
+    assert target[0].tolist() == [[True] * 5 + [False] * 3] * 8
 
 
 def test_box_loss_is_l1_over_all_sampled_boxes(build, tiny_data, tiny_recipe):

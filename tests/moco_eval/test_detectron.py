@@ -174,6 +174,9 @@ def test_a_resnet_that_detectron2_cannot_build_is_refused(build, make_encoder):
     # Squeeze-and-excitation has weights that no block of Detectron2's has.
     with pytest.raises(CheckpointError, match=r"has no place in it: layer1\.0\.se"):
         build("detectron2", make_encoder("timm:seresnet50"))
+    # GroupNorm has no statistics for a BatchNorm to take over.
+    with pytest.raises(CheckpointError, match=r"not in the encoder: bn1\.running_mean"):
+        build("detectron2", make_encoder("timm:resnet50_gn"))
 
 
 def test_a_stride_in_another_place_is_refused(build, make_encoder):

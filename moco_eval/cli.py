@@ -118,15 +118,12 @@ def _protocol(name: str, text: str) -> Command:
             device=arguments.device,
         )
         results = Path(arguments.results)
-        record, is_new = suite.run_cell(
-            cell,
-            results=results,
-            work_dir=Path(arguments.work) / suite.work_folder(cell),
-            rerun=arguments.rerun,
-        )
+        found = None if arguments.rerun else suite.find_record(cell, results=results)
+        work_dir = Path(arguments.work) / suite.work_folder(cell)
+        record = found or suite.run_cell(cell, results=results, work_dir=work_dir)
         protocol = f"{record['protocol']['id']}@{record['protocol']['version']}"
         print(f"{protocol} {record['dataset']['id']}: {suite.summary(record)}")
-        print(f"{'Recorded as' if is_new else 'Already recorded:'} {record['name']} in {results}")
+        print(f"{'Already recorded:' if found else 'Recorded as'} {record['name']} in {results}")
 
     return Command(text, options, action)
 

@@ -7,6 +7,7 @@ handwritten digits and on scenes made of them. Finished work is found and skippe
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from moco_eval.files import write_text
 
 RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
 SEEDS = (0, 1, 2)
+MAX_PROCESSES = 4  # each takes about a gigabyte
 TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv", "html": "table.html"}
 
 # Boxes below this score would hide the picture under guesses; AP counts them all.
@@ -57,7 +59,12 @@ def demo(output: Path) -> None:
     # Every encoder under every protocol; one record a run.
     results = output / "results"
     cells = plan(encoders)
-    done = suite.run_all(cells, results=results, work_dir=output / "work")
+    done = suite.run_all(
+        cells,
+        results=results,
+        work_dir=output / "work",
+        num_processes=min(os.cpu_count() or 1, MAX_PROCESSES),
+    )
 
     # Pictures of what the numbers mean.
     if not (output / "neighbours.png").exists():

@@ -49,7 +49,7 @@ RECIPES = {
     "digits-c4": Recipe(
         num_iterations=500,
         batch_total=4,
-        lr=0.05,
+        lr=0.08,
         lr_drops=(400, 475),
         warmup_iterations=20,
         short_sides_train=(128,),

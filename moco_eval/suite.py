@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import multiprocessing
 import resource
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import torch
+from tqdm import tqdm
 
 from moco_eval import engines, environment, recipes, records
 from moco_eval.data import catalog
@@ -58,24 +66,151 @@ def protocol_module(name: str) -> ModuleType:
     return importlib.import_module(f"moco_eval.{name}")
 
 
-def run_cell(
-    cell: Cell, *, results: Path, work_dir: Path, rerun: bool = False
-) -> tuple[dict[str, Any], bool]:
-    """Run one cell and record it, unless the store already holds it.
+@dataclass(frozen=True)
+class _Prepared:
+    """A cell with everything opened that it names."""
+
+    module: ModuleType
+    recipe: Any
+    encoder: Encoder
+    data: Any
+    run: records.Run
+
+
+def find_record(cell: Cell, *, results: Path) -> dict[str, Any] | None:
+    """The newest record of the cell if the store holds a successful one."""
+    return records.find(results, _prepare(cell).run.key())
+
+
+def run_cell(cell: Cell, *, results: Path, work_dir: Path) -> dict[str, Any]:
+    """Run one cell and return its record.
 
     Args:
         cell: What to run.
         results: The store.
         work_dir: Where the run leaves what is no result: predictions, curves.
-        rerun: Run and record it again even so.
-
-    Returns:
-        The record, and whether it was run now.
 
     Raises:
         UsageError: If the cell cannot be run as asked; nothing is recorded.
         DivergedError: If it ran and failed; that is recorded.
     """
+    prepared = _prepare(cell)
+    run = prepared.run
+    keywords = {"engine": run.engine} if run.engine else {}
+    begun_s = time.monotonic()
+    outcome, failure = None, None
+    try:
+        outcome = prepared.module.evaluate(
+            prepared.encoder,
+            prepared.recipe,
+            prepared.data,
+            seed=cell.seed,
+            work_dir=work_dir,
+            **keywords,
+        )
+    except (DivergedError, RuntimeError) as error:
+        failure = error
+    path = records.write(
+        run,
+        results,
+        status="failed" if failure else "ok",
+        outcome=outcome,
+        error=str(failure) if failure else None,
+        environment=environment.describe(),
+        time={
+            "wall_s": round(time.monotonic() - begun_s, 3),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        },
+    )
+    if isinstance(failure, UsageError):
+        raise failure
+    if failure:
+        raise DivergedError(f"{cell.protocol} of {run.encoder_id} failed: {failure}") from failure
+    return records.read(path)
+
+
+def run_all(
+    cells: Sequence[Cell], *, results: Path, work_dir: Path, num_processes: int = 1
+) -> list[dict[str, Any]]:
+    """Run the cells that the store does not hold; a failed one is recorded and the rest goes on.
+
+    Args:
+        cells: What to run.
+        results: The store.
+        work_dir: Each cell gets a folder below it, with a log of what it printed.
+        num_processes: How many cells run at once, each on one thread of its own process: small
+            networks on a CPU gain more from that than from more threads.
+
+    Returns:
+        The records of the cells that are done, new or old.
+    """
+    found = {cell: find_record(cell, results=results) for cell in cells}
+    missing = [cell for cell in cells if found[cell] is None]
+    print(f"{len(cells)} runs, {len(cells) - len(missing)} of them recorded already.", flush=True)
+    progress = tqdm(total=len(missing), desc="runs", unit="run", disable=None)
+    done = [record for record in found.values() if record is not None]
+    outcomes = _outcomes(missing, results, work_dir, num_processes)
+    for number, (cell, ended) in enumerate(outcomes, len(done) + 1):
+        label = f"{cell.protocol} {cell.name or cell.encoder} seed {cell.seed}"
+        if isinstance(ended, DivergedError):
+            text = f"failed. {ended}"
+        else:
+            text = f"{summary(ended)} ({ended['time']['wall_s']:.1f} s)"
+            done.append(ended)
+        progress.update()
+        tqdm.write(f"[{number}/{len(cells)}] {label}: {text}")
+    progress.close()
+    return done
+
+
+def _outcomes(
+    cells: Sequence[Cell], results: Path, work_dir: Path, num_processes: int
+) -> Iterator[tuple[Cell, dict[str, Any] | DivergedError]]:
+    """Each cell with its record, or the error with which it failed, as they end."""
+    if num_processes == 1 or len(cells) < 2:
+        yield from ((cell, _run_logged(cell, results, work_dir)) for cell in cells)
+        return
+    # Spawned, as a forked child would inherit torch's threads in an unknown state.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, context, torch.set_num_threads, (1,)) as pool:
+        futures = {pool.submit(_run_logged, cell, results, work_dir): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DivergedError(
+                "A process that ran a cell was killed, perhaps for want of memory. What is "
+                "recorded stays; the same command goes on from it."
+            ) from error
+
+
+def _run_logged(cell: Cell, results: Path, work_dir: Path) -> dict[str, Any] | DivergedError:
+    """Run a cell with what it prints in a log of its own."""
+    folder = work_dir / work_folder(cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((folder / "log.txt").open("w"))
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        try:
+            return run_cell(cell, results=results, work_dir=folder)
+        except DivergedError as error:
+            return error
+
+
+def work_folder(cell: Cell) -> Path:
+    """Where a run leaves what is no result, below the work folder."""
+    parts = (cell.protocol, cell.data, cell.name or cell.encoder, f"seed{cell.seed}")
+    return Path(*(records.slug(part) for part in parts))
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The metrics of a record in one line, the primary first: ``top1 97.2, top5 99.9``."""
+    metrics = sorted(record["metrics"].items(), key=lambda item: not item[1]["primary"])
+    return ", ".join(f"{name} {metric['value']:.1f}" for name, metric in metrics)
+
+
+def _prepare(cell: Cell) -> _Prepared:
     module = protocol_module(cell.protocol)
     recipe_name = cell.recipe or module.DEFAULT_RECIPE
     recipe = recipes.choose(module.RECIPES, recipe_name, cell.overrides)
@@ -101,69 +236,7 @@ def run_cell(
         seed=cell.seed,
         engine=engine,
     )
-    found = None if rerun else records.find(results, run.key())
-    if found:
-        return found, False
-
-    begun_s = time.monotonic()
-    keywords = {"engine": engine} if engine else {}
-    outcome, failure = None, None
-    try:
-        outcome = module.evaluate(
-            encoder, recipe, data, seed=cell.seed, work_dir=work_dir, **keywords
-        )
-    except (DivergedError, RuntimeError) as error:
-        failure = error
-    path = records.write(
-        run,
-        results,
-        status="failed" if failure else "ok",
-        outcome=outcome,
-        error=str(failure) if failure else None,
-        environment=environment.describe(),
-        time={
-            "wall_s": round(time.monotonic() - begun_s, 3),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        },
-    )
-    if isinstance(failure, UsageError):
-        raise failure
-    if failure:
-        raise DivergedError(f"{cell.protocol} of {run.encoder_id} failed: {failure}") from failure
-    return records.read(path), True
-
-
-def run_all(cells: list[Cell], *, results: Path, work_dir: Path) -> list[dict[str, Any]]:
-    """Run the cells one after the other; a failed one is recorded, said, and the rest goes on.
-
-    Returns:
-        The records of those that succeeded.
-    """
-    done = []
-    for number, cell in enumerate(cells, 1):
-        label = f"[{number}/{len(cells)}] {cell.protocol} {cell.name or cell.encoder}"
-        folder = work_dir / work_folder(cell)
-        try:
-            record, is_new = run_cell(cell, results=results, work_dir=folder)
-        except DivergedError as error:
-            print(f"{label} seed {cell.seed}: failed. {error}", flush=True)
-            continue
-        took = f"{record['time']['wall_s']:.1f} s" if is_new else "already recorded"
-        print(f"{label} seed {cell.seed}: {summary(record)} ({took})", flush=True)
-        done.append(record)
-    return done
-
-
-def work_folder(cell: Cell) -> Path:
-    """Where a run leaves what is no result, below the work folder."""
-    parts = (cell.protocol, cell.data, cell.name or cell.encoder, f"seed{cell.seed}")
-    return Path(*(records.slug(part) for part in parts))
-
-
-def summary(record: dict[str, Any]) -> str:
-    """The metrics of a record in one line, the primary first: ``top1 97.2, top5 99.9``."""
-    metrics = sorted(record["metrics"].items(), key=lambda item: not item[1]["primary"])
-    return ", ".join(f"{name} {metric['value']:.1f}" for name, metric in metrics)
+    return _Prepared(module, recipe, encoder, data, run)
 
 
 def _describe_encoder(encoder: Encoder) -> dict[str, Any]:

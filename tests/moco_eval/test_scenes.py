@@ -80,6 +80,12 @@ def test_the_folder_is_written_once_and_read_as_coco_data_afterwards(data, folde
     assert (folder / "train.json").stat().st_mtime_ns == written
 
 
+def test_without_a_folder_the_scenes_lie_in_the_cache(data, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "moco-eval" / "digits-scenes-v1")
+    assert open_digit_scenes(None).fingerprint == data.fingerprint
+
+
 def test_a_damaged_folder_is_refused_with_the_way_out(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

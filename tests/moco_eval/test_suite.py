@@ -10,31 +10,48 @@ CELL = suite.Cell(
 )
 
 
-def run(cell, folder, **options):
-    return suite.run_cell(cell, results=folder / "results", work_dir=folder / "work", **options)
+def run(cell, folder):
+    return suite.run_cell(cell, results=folder / "results", work_dir=folder / "work")
 
 
-def test_a_cell_is_run_once_and_found_after(tmp_path):
-    record, is_new = run(CELL, tmp_path)
-    found, again = run(CELL, tmp_path)
-    assert (is_new, again) == (True, False)
-    assert found["run_id"] == record["run_id"]
+def find(cell, folder):
+    return suite.find_record(cell, results=folder / "results")
+
+
+def test_a_recorded_cell_is_found_and_says_how_it_deviated(tmp_path):
+    assert find(CELL, tmp_path) is None
+    record = run(CELL, tmp_path)
+    assert find(CELL, tmp_path)["run_id"] == record["run_id"]
     assert record["protocol"]["deviations"] == {"other_k": []}
     assert record["encoder"]["id"] == "raw"
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"overrides": ("k=3", "other_k=[]")}])
-def test_what_differs_is_run_anew(tmp_path, change):
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"overrides": ("k=3", "other_k=[]")}, {"name": "other"}]
+)
+def test_what_differs_is_another_cell(tmp_path, change):
     run(CELL, tmp_path)
-    _, is_new = run(replace(CELL, **change), tmp_path)
-    assert is_new
+    assert find(replace(CELL, **change), tmp_path) is None
 
 
-def test_rerun_keeps_both_records(tmp_path):
+def test_running_a_cell_again_keeps_both_records(tmp_path):
     run(CELL, tmp_path)
-    run(CELL, tmp_path, rerun=True)
+    run(CELL, tmp_path)
     found, problems = records.read_all(tmp_path / "results")
     assert (len(found), problems) == (2, [])
+
+
+def test_two_processes_leave_what_one_would(tmp_path):
+    cells = [CELL, replace(CELL, overrides=("k=3", "other_k=[]")), replace(CELL, seed=1)]
+    folders = {"results": tmp_path / "results", "work_dir": tmp_path / "work"}
+    done = suite.run_all(cells, **folders, num_processes=2)
+    assert len(done) == 3
+    alone = run(CELL, tmp_path / "alone")
+    both = next(r for r in done if r["config"] == alone["config"] and r["seed"] == 0)
+    assert both["metrics"] == alone["metrics"]
+    # What is recorded is not run again.
+    assert len(suite.run_all(cells, **folders, num_processes=2)) == 3
+    assert len(records.read_all(tmp_path / "results")[0]) == 3
 
 
 def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):

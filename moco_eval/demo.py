@@ -23,7 +23,7 @@ from moco_eval.data.catalog import ImageData, open_images, open_scenes
 from moco_eval.data.coco import SceneSplit
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DivergedError
-from moco_eval.features import train_and_test
+from moco_eval.features import of_data
 from moco_eval.files import write_text
 
 RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
@@ -121,10 +121,10 @@ def _pretrain(recipe: str, output: Path) -> Path:
 
 def _draw_neighbours(checkpoint: Path, data: ImageData, path: Path) -> None:
     """One test digit of each class with the five training digits that the encoder finds nearest."""
-    train, test = train_and_test(load_encoder(str(checkpoint)), data)
+    features = of_data(load_encoder(str(checkpoint)), data)
     labels = np.asarray(data.test.labels)
     queries = [int(np.flatnonzero(labels == label)[0]) for label in range(len(data.classes))]
-    nearest = knn.neighbours(train, test[queries], 5).numpy()
+    nearest = knn.neighbours(features.train, features.test[queries], 5).numpy()
     report.neighbours(
         np.stack([_pixels(data.test.images[query]) for query in queries]),
         np.stack([[_pixels(data.train.images[i]) for i in row] for row in nearest]),

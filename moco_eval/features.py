@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,9 +20,21 @@ from moco_eval.errors import DivergedError
 _computed: dict[tuple[str, InputSpec, str], Tensor] = {}
 
 
-def train_and_test(encoder: Encoder, data: ImageData) -> tuple[Tensor, Tensor]:
-    """Features of both splits, ``(num_train, D)`` and ``(num_test, D)``, on the CPU in float32."""
-    return of_split(encoder, data.train), of_split(encoder, data.test)
+@dataclass(frozen=True)
+class Features:
+    """What a probe sees of a data set: features ``(N, D)`` in float32 and labels ``(N,)``."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+def of_data(encoder: Encoder, data: ImageData) -> Features:
+    """Features of both splits, on the CPU, from an encoder that is the same afterwards."""
+    with frozen(encoder):
+        train, test = of_split(encoder, data.train), of_split(encoder, data.test)
+    return Features(train, torch.tensor(data.train.labels), test, torch.tensor(data.test.labels))
 
 
 def of_split(encoder: Encoder, split: Split, *, batch_size: int = 256) -> Tensor:

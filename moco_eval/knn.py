@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from moco_eval.data.catalog import ImageData
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.errors import UsageError
-from moco_eval.features import frozen, train_and_test
+from moco_eval.features import of_data
 from moco_eval.records import Outcome
 
 VERSION = 1
@@ -57,17 +57,18 @@ def evaluate(
     encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
 ) -> Outcome:
     """Classify the test set by its neighbours in the training set; the seed changes nothing."""
-    with frozen(encoder):
-        train, test = train_and_test(encoder, data)
-    train_labels, test_labels = torch.tensor(data.train.labels), torch.tensor(data.test.labels)
-    ks = [k for k in (recipe.k, *recipe.other_k) if k <= len(train_labels)]
-    if not ks or ks[0] != recipe.k:
-        raise UsageError(f"k = {recipe.k} is more than the {len(train_labels)} training images.")
-    votes = classify(train, train_labels, test, ks=ks, temperature=recipe.temperature)
-    top1 = {k: 100 * (votes[k] == test_labels).double().mean().item() for k in ks}
+    features = of_data(encoder, data)
+    num_train = len(features.train)
+    if recipe.k > num_train:
+        raise UsageError(f"k = {recipe.k} is more than the {num_train} training images.")
+    ks = [recipe.k, *(k for k in recipe.other_k if k <= num_train)]
+    votes = classify(
+        features.train, features.train_labels, features.test, ks=ks, temperature=recipe.temperature
+    )
+    top1 = {k: 100 * (votes[k] == features.test_labels).double().mean().item() for k in ks}
     metrics = {"top1": top1[recipe.k]} | {f"top1_k{k}": top1[k] for k in ks[1:]}
-    details = {"feature": "backbone", "feature_dim": train.shape[1], "k": recipe.k}
-    return Outcome(metrics=metrics, num_test=len(test_labels), details=details)
+    details = {"feature": "backbone", "feature_dim": features.train.shape[1], "k": recipe.k}
+    return Outcome(metrics=metrics, num_test=len(features.test), details=details)
 
 
 def classify(

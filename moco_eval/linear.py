@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from moco_eval import logistic
 from moco_eval.data.catalog import ImageData
+from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.errors import UsageError
-from moco_eval.features import frozen, train_and_test
+from moco_eval.features import of_data
 from moco_eval.records import Outcome
 
 VERSION = 1
@@ -71,28 +72,27 @@ def evaluate(
     encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
 ) -> Outcome:
     """Train the probe and return its top-1, the C that was chosen, and the feature norm."""
-    with frozen(encoder):
-        train, test = train_and_test(encoder, data)
+    features = of_data(encoder, data)
+    train, test = features.train, features.test
     norm = train.norm(dim=1).mean().item()
     if recipe.scaled:
         scaling = logistic.Scaling.fit(train)
         train, test = scaling(train), scaling(test)
-    train_labels, test_labels = torch.tensor(data.train.labels), torch.tensor(data.test.labels)
 
     # C is chosen on a slice of the training set that only the seed decides.
-    chosen, curve = _choose_c(train, train_labels, recipe, seed)
+    chosen, curve = _choose_c(train, features.train_labels, recipe, seed)
 
     # The probe that counts has seen every training image.
-    probe = logistic.fit(train, train_labels, c=chosen)
+    probe = logistic.fit(train, features.train_labels, c=chosen)
     logits = probe.logits(test)
     top5 = min(5, len(data.classes))
-    hits = (logits.topk(top5).indices == test_labels[:, None]).cpu()
+    hits = logits.topk(top5).indices == features.test_labels[:, None]
     return Outcome(
         metrics={
             "top1": 100 * hits[:, 0].float().mean().item(),
             "top5": 100 * hits.any(1).float().mean().item(),
         },
-        num_test=len(test_labels),
+        num_test=len(test),
         details={
             "feature_norm": norm,
             "feature_dim": train.shape[1],
@@ -111,7 +111,7 @@ def _choose_c(
     features: Tensor, labels: Tensor, recipe: Recipe, seed: int
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """Try each C on a slice of the training set; ties go to the stronger regularisation."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(labels), generator=keyed_generator(seed))
     num_held = max(1, round(recipe.holdout * len(labels)))
     held, kept = order[:num_held], order[num_held:]
     # The classes of all labels, in case the rest lacks one.

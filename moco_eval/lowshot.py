@@ -16,9 +16,10 @@ from torch import Tensor
 
 from moco_eval import logistic
 from moco_eval.data.catalog import ImageData
+from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.errors import DataError, UsageError
-from moco_eval.features import frozen, train_and_test
+from moco_eval.features import of_data
 from moco_eval.records import Outcome
 
 VERSION = 1
@@ -55,20 +56,23 @@ def evaluate(
     encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
 ) -> Outcome:
     """Fit a probe per draw and return the mean top-1 over the draws."""
-    with frozen(encoder):
-        train, test = train_and_test(encoder, data)
-    train_labels, test_labels = torch.tensor(data.train.labels), torch.tensor(data.test.labels)
+    features = of_data(encoder, data)
     top1, drawn = [], []
     for draw in range(recipe.num_draws):
-        generator = torch.Generator().manual_seed(1_000_003 * seed + draw)
-        chosen = take_shots(train_labels, recipe.shots, generator)
-        scaling = logistic.Scaling.fit(train[chosen])
-        probe = logistic.fit(scaling(train[chosen]), train_labels[chosen], c=recipe.c)
-        top1.append(logistic.accuracy(probe, scaling(test), test_labels))
+        chosen = take_shots(features.train_labels, recipe.shots, keyed_generator(seed, draw))
+        train, labels = features.train[chosen], features.train_labels[chosen]
+        scaling = logistic.Scaling.fit(train)
+        probe = logistic.fit(scaling(train), labels, c=recipe.c)
+        top1.append(logistic.accuracy(probe, scaling(features.test), features.test_labels))
         drawn.append(chosen.tolist())
-    details = {"top1_by_draw": top1, "images_by_draw": drawn, "feature_dim": train.shape[1]}
     return Outcome(
-        metrics={"top1": statistics.fmean(top1)}, num_test=len(test_labels), details=details
+        metrics={"top1": statistics.fmean(top1)},
+        num_test=len(features.test),
+        details={
+            "top1_by_draw": top1,
+            "images_by_draw": drawn,
+            "feature_dim": features.train.shape[1],
+        },
     )
 
 

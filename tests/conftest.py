@@ -5,16 +5,17 @@ import os
 import pytest
 import torch
 
+from moco_eval.engines import has_detectron2
+
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs Detectron2 where it is absent."""
-    try:
-        import detectron2  # noqa: F401
-    except ImportError:
-        absent = pytest.mark.skip(reason="Detectron2 is not installed")
-        for item in items:
-            if "detectron2" in item.keywords:
-                item.add_marker(absent)
+    if has_detectron2():
+        return
+    absent = pytest.mark.skip(reason="Detectron2 is not installed")
+    for item in items:
+        if "detectron2" in item.keywords:
+            item.add_marker(absent)

@@ -11,13 +11,19 @@ from moco_eval.errors import UsageError, unknown
 SUFFIX = {"detectron2": "", "torchvision": "-tv"}
 
 
+def has_detectron2() -> bool:
+    """Whether Detectron2 is installed; a folder of that name, such as its clone, is not enough."""
+    found = importlib.util.find_spec("detectron2")
+    return found is not None and found.origin is not None
+
+
 def choose(name: str) -> str:
     """The engine that ``name`` stands for: ``auto`` takes Detectron2 where it is installed.
 
     Raises:
         UsageError: If there is no such engine, or Detectron2 is asked for and absent.
     """
-    installed = importlib.util.find_spec("detectron2") is not None
+    installed = has_detectron2()
     if name == "auto":
         return "detectron2" if installed else "torchvision"
     if name not in SUFFIX:

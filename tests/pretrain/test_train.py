@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 
 from moco_eval.data.catalog import ImageData, Split, open_images
 from moco_eval.errors import CheckpointError, DataError, DivergedError, UsageError
@@ -46,6 +47,20 @@ def test_the_checkpoint_has_upstreams_layout(digits, tmp_path):
     assert root["state_dict"]["module.queue_ptr"].tolist() == [0]  # 6 steps of 16 in a queue of 32
     prefixes = {name.split(".")[1] for name in root["state_dict"]}
     assert prefixes == {"encoder_q", "encoder_k", "queue", "queue_ptr"}
+
+
+def test_the_query_encoder_fills_torchvisions_network_but_for_its_classifier(digits, tmp_path):
+    # What upstream's main_lincls.py does with the file: strip the prefix, leave out the projector.
+    recipe = replace(TINY, arch="resnet18", epochs=1, warmup_epochs=0)
+    prefix, saved = "module.encoder_q.", tensors(run(recipe, digits, tmp_path))
+    query = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in saved.items()
+        if name.startswith(prefix) and not name.startswith(f"{prefix}fc")
+    }
+    message = torchvision.models.resnet18().load_state_dict(query, strict=False)
+    assert message.missing_keys == ["fc.weight", "fc.bias"]
+    assert message.unexpected_keys == []
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(digits, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Round trips: what an exported file gives back, here and in the libraries it is written for."""
 
-import importlib.util
 import json
 from dataclasses import replace
 
@@ -207,7 +206,6 @@ def test_an_unwritable_place_is_an_output_error(tmp_path, small):
 
 
 @pytest.mark.detectron2
-@pytest.mark.skipif(not importlib.util.find_spec("detectron2"), reason="Detectron2 is absent")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_detectron2_computes_the_same_levels_from_its_file_and_yaml(tmp_path, arch):

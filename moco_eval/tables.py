@@ -18,6 +18,9 @@ from moco_eval import __version__, typeset
 from moco_eval.errors import UsageError, unknown
 from moco_eval.trials import Cell, Record, average, primary, require_comparable
 
+# The order of columns; others follow by name.
+PROTOCOLS = ("linear", "lowshot", "knn", "detect", "segment")
+
 Format = Literal["md", "latex", "csv", "html"]
 
 
@@ -176,10 +179,17 @@ def _place(record: Record) -> Place:
     return protocol["id"], protocol["version"], protocol["recipe"], record["dataset"]["id"]
 
 
+def _reading_order(place: Place) -> tuple[Any, ...]:
+    """As papers print them: classification before detection, whenever each was measured."""
+    engineless = place[0].partition("-")[0]
+    known = engineless in PROTOCOLS
+    return (PROTOCOLS.index(engineless) if known else len(PROTOCOLS), place)
+
+
 def _columns(records: Sequence[Record]) -> tuple[Column, ...]:
-    """The columns in order of first appearance, once their rows are known to be comparable."""
+    """The columns in their fixed order, once their rows are known to be comparable."""
     columns = []
-    places = _unique(_place(record) for record in records)
+    places = sorted({_place(record) for record in records}, key=_reading_order)
     for place in places:
         done = [r for r in records if _place(r) == place and r["status"] == "ok"]
         metric, higher_better = "", True

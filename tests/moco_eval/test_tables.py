@@ -184,8 +184,8 @@ def test_versions_and_recipes_have_columns_of_their_own():
     ).frame()
     assert list(found.columns) == [
         "linear@1 lbfgs digits top1",
-        "linear@2 lbfgs digits top1",
         "linear@1 lbfgs-45 digits top1",
+        "linear@2 lbfgs digits top1",
     ]
     assert list(found.loc["A"]) == ["50.0 (1)", "60.0 (1)", "70.0 (1)"]
 
@@ -319,3 +319,18 @@ def test_csv_has_one_line_a_cell_with_its_numbers():
 def test_an_unknown_format_is_refused():
     with pytest.raises(UsageError, match=r"table format 'markdown'.*csv, html, latex, md"):
         tables.render(tables.table(SMALL, baseline=None), "markdown")  # type: ignore[arg-type]
+
+
+def test_columns_stand_in_their_fixed_order_whenever_they_were_measured():
+    shuffled = [
+        record("mine", 1.0, protocol=protocol)
+        for protocol in ("segment-tv", "knn", "own", "detect", "linear")
+    ]
+    found = tables.table(shuffled, baseline=None)
+    assert [column.protocol for column in found.columns] == [
+        "linear",
+        "knn",
+        "detect",
+        "segment-tv",
+        "own",
+    ]

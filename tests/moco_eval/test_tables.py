@@ -187,7 +187,7 @@ def test_versions_and_recipes_have_columns_of_their_own():
         "linear@1 lbfgs-45 digits top1",
         "linear@2 lbfgs digits top1",
     ]
-    assert list(found.loc["A"]) == ["50.0 (1)", "60.0 (1)", "70.0 (1)"]
+    assert list(found.loc["A"]) == ["50.0 (1)", "70.0 (1)", "60.0 (1)"]
 
 
 def test_rows_can_be_chosen_and_ordered():

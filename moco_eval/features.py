@@ -16,7 +16,8 @@ from moco_eval.data.images import InputSpec, to_input
 from moco_eval.encoders.encoder import Encoder, tensor_sha256
 from moco_eval.errors import DivergedError
 
-# One process often runs several protocols on the same images: keyed by content, so never stale.
+# One process often runs several protocols on the same images. Keyed by content, so never stale;
+# of one encoder at a time, so that an encoder judged while it trains does not fill the memory.
 _computed: dict[tuple[str, InputSpec, str], Tensor] = {}
 
 
@@ -44,6 +45,8 @@ def of_split(encoder: Encoder, split: Split, *, batch_size: int = 256) -> Tensor
         DivergedError: If a feature is not finite: the encoder is broken, not the probe.
     """
     key = (encoder.tensor_sha256(), encoder.input, split.fingerprint)
+    if any(weights != key[0] for weights, *_ in _computed):
+        _computed.clear()
     if key not in _computed:
         _computed[key] = _extract(encoder, split, batch_size)
     return _computed[key]

@@ -14,6 +14,7 @@ from moco_eval.data.catalog import ImageData
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import without_projector
+from moco_eval.errors import output_error
 from moco_eval.files import write_text
 
 
@@ -31,8 +32,16 @@ class MetricsFile:
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add a row, in the file when this returns.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise output_error(self.path, error) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -91,6 +91,17 @@ def test_a_frozen_encoder_that_moves_is_named(digits):
         evaluate(linear, Encoder(Moving(), manifest()), few, linear.RECIPES["lbfgs"])
 
 
+class Weighted(nn.Module):
+    """An encoder with weights of its own, so that its hash is another."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x.flatten(1) * self.weight
+
+
 def test_features_are_computed_once(digits):
     calls = []
 
@@ -103,6 +114,10 @@ def test_features_are_computed_once(digits):
     split = Split(digits.test.images[:10], digits.test.labels[:10], "ten")
     assert torch.equal(features.of_split(encoder, split), features.of_split(encoder, split))
     assert calls == [10]
+    # Another encoder's features take the place of these: memory holds one encoder's at a time.
+    features.of_split(Encoder(Weighted(), manifest(3)), split)
+    features.of_split(encoder, split)
+    assert calls == [10, 10]
 
 
 def test_features_that_are_not_finite_end_the_run(digits):

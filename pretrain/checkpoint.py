@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from moco_eval.encoders.reader import read
 from torch import nn
 
+from moco_eval.encoders.reader import read
 from moco_eval.errors import CheckpointError, UsageError
 from moco_eval.files import atomic_file
 from pretrain.moco import MoCo

@@ -17,5 +17,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     absent = pytest.mark.skip(reason="Detectron2 is not installed")
     for item in items:
-        if "detectron2" in item.keywords:
+        if item.get_closest_marker("detectron2"):
             item.add_marker(absent)

@@ -85,7 +85,7 @@ def evaluate(
     # The probe that counts has seen every training image.
     probe = logistic.fit(train, features.train_labels, c=chosen)
     logits = probe.logits(test)
-    top5 = min(5, len(data.classes))
+    top5 = min(5, logits.shape[1])
     hits = logits.topk(top5).indices == features.test_labels[:, None]
     return Outcome(
         metrics={

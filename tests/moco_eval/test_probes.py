@@ -40,6 +40,21 @@ def test_linear_chooses_c_without_looking_at_the_test_set(digits, pixels):
     assert outcome.metrics["top1"] < 10
 
 
+def test_linear_takes_the_c_with_the_smallest_held_out_cross_entropy(digits, pixels):
+    selection = evaluate(linear, pixels, digits, linear.RECIPES["lbfgs"]).details["selection"]
+    losses = {c: scores["cross_entropy"] for c, scores in selection["by_c"].items()}
+    assert f"{selection['chosen']:.3g}" == min(losses, key=losses.get)
+
+
+def test_linear_judges_c_on_images_that_it_was_not_fitted_on(digits, pixels):
+    # Labels that mean nothing: 64 pixels fit 60 images by heart, and others no better than chance.
+    labels = torch.randint(0, 2, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    noise = replace(digits, train=Split(digits.train.images[:60], labels, "noise"))
+    recipe = replace(linear.RECIPES["lbfgs"], log10_c_max=6, holdout=0.5)
+    by_c = evaluate(linear, pixels, noise, recipe).details["selection"]["by_c"]
+    assert max(scores["top1"] for scores in by_c.values()) < 80
+
+
 def test_linear_reports_top5_and_feature_norm(digits, pixels):
     outcome = evaluate(linear, pixels, digits, replace(linear.RECIPES["lbfgs"], num_c=2))
     assert outcome.metrics["top1"] < outcome.metrics["top5"] <= 100

@@ -24,6 +24,7 @@ def test_a_recorded_cell_is_found_and_says_how_it_deviated(tmp_path):
     assert find(CELL, tmp_path)["run_id"] == record["run_id"]
     assert record["protocol"]["deviations"] == {"other_k": []}
     assert record["encoder"]["id"] == "raw"
+    assert (record["dataset"]["num_train"], record["dataset"]["num_test"]) == (1437, 360)
 
 
 @pytest.mark.parametrize(

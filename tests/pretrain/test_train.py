@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(digits, tmp_path, monke
     whole = run(TINY, digits, tmp_path / "whole")
 
     class Killed(Exception):
-        pass
+        """What a kill looks like from inside."""
 
     real, calls = training.loss_and_top1, []
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moco_eval.encoders.encoder import is_counter
 from moco_eval.encoders.formats import ADVICE, CLASSIFIER, Claim, matches, strip_wrappers, to_ours
 from moco_eval.encoders.networks import architectures, build_network
 from moco_eval.encoders.reader import shortened
@@ -125,11 +126,6 @@ def infer_arch(tensors: Mapping[str, Tensor]) -> tuple[str, float]:
         if agreement == 1:
             break
     return best, agreement
-
-
-def is_counter(name: str) -> bool:
-    """Whether it counts BatchNorm's steps: nothing depends on the count, some formats lack it."""
-    return name.endswith("num_batches_tracked")
 
 
 @functools.cache

@@ -97,6 +97,11 @@ class Encoder:
         return tensor_sha256(self.tensors())
 
 
+def is_counter(name: str) -> bool:
+    """Whether it counts BatchNorm's steps: nothing depends on the count, some formats lack it."""
+    return name.endswith("num_batches_tracked")
+
+
 def tensor_sha256(tensors: Mapping[str, Tensor]) -> str:
     """Hash names, types, shapes and bytes, sorted by name.
 
@@ -104,7 +109,7 @@ def tensor_sha256(tensors: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        if name.endswith("num_batches_tracked"):
+        if is_counter(name):
             continue
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from moco_eval.encoders.account import infer_arch, is_counter
-from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.account import infer_arch
+from moco_eval.encoders.encoder import Encoder, is_counter
 from moco_eval.encoders.formats import to_detectron2
 from moco_eval.encoders.load import load_encoder
 from moco_eval.encoders.networks import architectures

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moco_eval.data.images import normalize
-from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.encoder import Encoder, is_counter
 from moco_eval.engines.examples import Detector
 from moco_eval.errors import CheckpointError
 
@@ -50,9 +50,7 @@ def check_backbone(detector: Detector, encoder: Encoder, pixels: Tensor) -> None
 
 def _counted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     # No output depends on BatchNorm's step counters.
-    return {
-        name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")
-    }
+    return {name: tensor for name, tensor in tensors.items() if not is_counter(name)}
 
 
 def _wrong_levels(detector: Detector, encoder: Encoder, pixels: Tensor) -> list[str]:

@@ -1,69 +1,79 @@
-"""A data specification, such as ``imagefolder:DIR``, becomes labelled images."""
+"""A data specification, such as ``imagefolder:DIR``, becomes images, or scenes."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from moco_eval.data import digits, fingerprint
 from moco_eval.data.coco import SceneData, open_coco
-from moco_eval.data.images import open_image
+from moco_eval.data.folders import (
+    open_class_folders,
+    open_class_folders_to_train_on,
+    open_unlabelled_folder,
+)
+from moco_eval.data.hugging_face import open_hugging_face
+from moco_eval.data.listings import open_list, open_table
 from moco_eval.data.scenes import open_digit_scenes
-from moco_eval.errors import DataError, UsageError, unknown
+from moco_eval.data.shards import open_shards
+from moco_eval.data.splits import ImageData, Split, TrainingImages, TrainingSplit
+from moco_eval.data.torchvision_sets import open_torchvision
+from moco_eval.errors import UsageError, unknown
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"))
-TEST_FOLDERS = ("val", "test")
+__all__ = [
+    "IMAGE_KINDS",
+    "ImageData",
+    "Split",
+    "TrainingImages",
+    "TrainingSplit",
+    "open_images",
+    "open_pretraining",
+    "open_scenes",
+]
 
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a data set.
-
-    Attributes:
-        images: Decoded when indexed, as Pillow images of any mode and size.
-        labels: One class index an image.
-        fingerprint: Equal for equal images and labels.
-    """
-
-    images: Sequence[Image.Image]
-    labels: Sequence[int]
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A labelled data set: what classification protocols take and pretraining ignores labels of."""
-
-    id: str
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.train.fingerprint}/{self.test.fingerprint}"
+# How each kind is written; folder:DIR alone never has labels.
+IMAGE_KINDS = (
+    "digits",
+    "imagefolder:DIR",
+    "torchvision:NAME:DIR",
+    "csv:FILE",
+    "hf:NAME_OR_DIR",
+    "list:TRAIN[:TEST]",
+    "wds:TRAIN[:TEST]",
+    "folder:DIR",
+)
 
 
 def open_images(spec: str) -> ImageData:
-    """Open ``digits``, ``imagefolder:DIR`` or ``torchvision:NAME:DIR``.
+    """Open labelled images with a test split, of any kind in ``IMAGE_KINDS`` that has both.
+
+    Raises:
+        UsageError: If the specification is of no known kind, or what it names is only fit for
+            pretraining.
+        DataError: If what it names is missing, empty or damaged.
+    """
+    data = _open(spec, {**_OPENERS, "imagefolder": open_class_folders})
+    if isinstance(data, ImageData):
+        return data
+    lack = "labels for all its images" if data.train.labels is None else "labelled test images"
+    raise UsageError(
+        f"{spec} has no {lack}: it can be pretrained on, not evaluated on. To evaluate, lay the "
+        "images out for imagefolder:DIR (train/CLASS/*.jpg and val/CLASS/*.jpg), or name path, "
+        "label and split of each in csv:FILE."
+    )
+
+
+def open_pretraining(spec: str) -> TrainingImages:
+    """Open images to pretrain on, of any kind in ``IMAGE_KINDS``; an ``ImageData`` if it can be.
 
     Raises:
         UsageError: If the specification is of no known kind.
-        DataError: If what it names is missing or empty; the expected tree is shown.
+        DataError: If what it names is missing, empty or damaged.
     """
-    kind, _, rest = spec.partition(":")
-    if kind not in _OPENERS:
-        raise unknown("kind of images", kind, _OPENERS)
-    return _OPENERS[kind](rest)
+    return _open(spec, _OPENERS)
 
 
 def open_scenes(spec: str) -> SceneData:
@@ -81,6 +91,19 @@ def open_scenes(spec: str) -> SceneData:
     raise unknown("kind of scenes", kind, ("coco", "digits-scenes"))
 
 
+_Opener = Callable[[str], TrainingImages]
+
+
+def _open(spec: str, openers: dict[str, _Opener]) -> TrainingImages:
+    kind, colon, rest = spec.partition(":")
+    if kind not in openers:
+        raise unknown("kind of images", kind, openers)
+    if kind != "digits" and not rest:
+        form = next(form for form in IMAGE_KINDS if form.startswith(f"{kind}:"))
+        raise UsageError(f"'{kind}{colon}' names no images. It is written: {form}.")
+    return openers[kind](rest)
+
+
 def _open_digits(rest: str) -> ImageData:
     if rest:
         raise UsageError(f"'digits' takes nothing after it, found 'digits:{rest}'.")
@@ -93,129 +116,13 @@ def _open_digits(rest: str) -> ImageData:
     return ImageData("digits", digits.CLASSES, *parts)
 
 
-class ImageFiles(Sequence[Image.Image]):
-    """Images on disk, opened when indexed.
-
-    Raises:
-        DataError: When a file cannot be decoded, naming it. Evaluation never substitutes one.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        return open_image(self.paths[index])
-
-
-def _open_folder(rest: str) -> ImageData:
-    root = Path(rest)
-    test_name = next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if not rest or not (root / "train").is_dir() or test_name is None:
-        raise DataError(_expected_tree(root))
-    classes = tuple(sorted(path.name for path in (root / "train").iterdir() if path.is_dir()))
-    test_classes = {path.name for path in (root / test_name).iterdir() if path.is_dir()}
-    if set(classes) != test_classes:
-        differing = ", ".join(sorted(set(classes) ^ test_classes)[:6])
-        raise DataError(f"{root}: train/ and {test_name}/ hold different classes: {differing}.")
-    splits = [_folder_split(root / name, classes) for name in ("train", test_name)]
-    return ImageData(f"imagefolder-{root.absolute().name}", classes, *splits)
-
-
-def _folder_split(folder: Path, classes: Sequence[str]) -> Split:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES
-        )
-        if not found:
-            raise DataError(
-                f"The class folder {folder / name} holds no images "
-                f"({', '.join(sorted(SUFFIXES))}). Remove it or fill it."
-            )
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
-        raise DataError(f"{folder} holds no class folders.\n{_expected_tree(folder.parent)}")
-    return Split(ImageFiles(paths), labels, fingerprint.of_files(paths, labels, folder))
-
-
-def _expected_tree(root: Path) -> str:
-    return (
-        f"imagefolder:{root} is not laid out as expected:\n"
-        f"  {root}/train/CLASS/*.jpg\n"
-        f"  {root}/val/CLASS/*.jpg      (or test/ instead of val/)\n"
-        f"Found: {_found(root)}."
-    )
-
-
-def _found(root: Path) -> str:
-    if not root.exists():
-        return "no such folder"
-    if not root.is_dir():
-        return "a file, not a folder"
-    names = sorted(path.name for path in root.iterdir())
-    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "") if names else "an empty folder"
-
-
-class _Torchvision(Sequence[Image.Image]):
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.dataset[index][0]
-
-
-def _open_torchvision(rest: str) -> ImageData:
-    """Open a classification data set of torchvision that already lies in DIR."""
-    from torchvision import datasets
-
-    name, _, folder = rest.partition(":")
-    known = {n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n, None))}
-    if name not in known:
-        raise unknown("torchvision data set", name, known)
-    build = getattr(datasets, name)
-    parameters = inspect.signature(build).parameters
-    if "train" in parameters:
-        train_args: dict[str, Any] = {"train": True}
-        test_args: dict[str, Any] = {"train": False}
-    elif "split" in parameters:
-        train_args, test_args = {"split": "train"}, {"split": "test"}
-    else:
-        raise UsageError(f"torchvision's {name} has no training and test split.")
-    try:
-        train, test = build(folder, **train_args), build(folder, **test_args)
-    except (RuntimeError, FileNotFoundError) as error:
-        raise DataError(
-            f"torchvision:{name}:{folder} cannot be opened: {str(error).splitlines()[0]} "
-            f'To download it: python -c "import torchvision; '
-            f"torchvision.datasets.{name}('{folder}', download=True)\""
-        ) from error
-    classes = tuple(str(c) for c in getattr(train, "classes", ()))
-    splits = [_torchvision_split(part) for part in (train, test)]
-    if not classes:
-        classes = tuple(str(label) for label in sorted(set(splits[0].labels)))
-    return ImageData(name.lower(), classes, *splits)
-
-
-def _torchvision_split(dataset: Any) -> Split:
-    images = _Torchvision(dataset)
-    labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    targets = [int(t) for t in (labels if labels is not None else (y for _, y in dataset))]
-    # A tenth of a second per thousand small images; the split's size stands for the rest.
-    sample = range(0, len(images), max(1, len(images) // 500))
-    prints = fingerprint.of_pixels((images[i] for i in sample), targets)
-    return Split(images, targets, f"{prints}-n{len(images)}")
-
-
-_OPENERS: dict[str, Callable[[str], ImageData]] = {
+_OPENERS: dict[str, _Opener] = {
     "digits": _open_digits,
-    "imagefolder": _open_folder,
-    "torchvision": _open_torchvision,
+    "imagefolder": open_class_folders_to_train_on,
+    "torchvision": open_torchvision,
+    "csv": open_table,
+    "hf": open_hugging_face,
+    "list": open_list,
+    "wds": open_shards,
+    "folder": open_unlabelled_folder,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -13,13 +13,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from moco_eval.errors import DataError, UsageError
+from moco_eval.data.decoding import damage_of, decode
+from moco_eval.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# What Pillow may decode: the formats of image data sets, not its hundred rarely tested readers.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
 
 # The embedded digits' own statistics, rounded: ink is 0.3 of the paper on average.
 DIGITS_MEAN = (0.3, 0.3, 0.3)
@@ -62,14 +60,11 @@ def open_image(path: Path) -> Image.Image:
     """Decode the image at ``path`` wholly.
 
     Raises:
-        DataError: If it is missing, truncated or no image.
+        DamagedImageError: If it is missing, truncated, no image or too large; ``kind`` says which.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            return cast(Image.Image, image)
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise DataError(f"The image {path} cannot be decoded: {error}.") from error
+    with damage_of(str(path)):
+        data = path.read_bytes()
+    return decode(data, str(path))
 
 
 def to_input(spec: InputSpec) -> Callable[[Image.Image], Tensor]:

@@ -27,30 +27,47 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> list[int]:
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, image) for all remaining epochs; an incomplete last batch is dropped.
+    """This rank's share of each batch of (epoch, image), for all steps that remain.
 
     One loader then serves the whole run, and its workers need no state: what they draw is keyed
-    by the pair.
+    by the pair. A batch holds the same images whatever the number of ranks; an epoch's incomplete
+    last batch is dropped.
+
+    Args:
+        num_images: Images of an epoch.
+        batch_total: Images of a batch, over all ranks.
+        seed: With the epoch, decides the order.
+        steps: The remaining steps of the run.
+        rank: This process's number.
+        world_size: How many processes share each batch.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, *, seed: int, first_epoch: int, num_epochs: int
+        self,
+        num_images: int,
+        batch_total: int,
+        *,
+        seed: int,
+        steps: range,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.num_images = num_images
-        self.batch_size = batch_size
+        self.batch_total = batch_total
         self.seed = seed
-        self.epochs = range(first_epoch, num_epochs)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.num_images // self.batch_size
+        self.steps = steps
+        self.share = slice(batch_total // world_size * rank, batch_total // world_size * (rank + 1))
 
     def __len__(self) -> int:
-        return self.batches_per_epoch * len(self.epochs)
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch in self.epochs:
-            order = epoch_order(self.num_images, seed=self.seed, epoch=epoch)
-            for batch in range(self.batches_per_epoch):
-                start = batch * self.batch_size
-                yield [(epoch, image) for image in order[start : start + self.batch_size]]
+        per_epoch = self.num_images // self.batch_total
+        order: list[int] = []
+        for step in self.steps:
+            epoch, batch = divmod(step, per_epoch)
+            if batch == 0 or not order:
+                order = epoch_order(self.num_images, seed=self.seed, epoch=epoch)
+            start = batch * self.batch_total
+            whole = order[start : start + self.batch_total]
+            yield [(epoch, image) for image in whole[self.share]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,10 +124,7 @@ def training_batches(
             f"{recipe.batch_total}. Take a smaller one: --set batch_total=..."
         )
     num_batches = recipe.num_iterations + recipe.precise_bn_batches
-    num_epochs = math.ceil(num_batches / (len(scenes) // recipe.batch_total))
-    batches = EpochBatches(
-        len(scenes), recipe.batch_total, seed=seed, first_epoch=0, num_epochs=num_epochs
-    )
+    batches = EpochBatches(len(scenes), recipe.batch_total, seed=seed, steps=range(num_batches))
     num_workers = 0 if len(scenes) < MIN_IMAGES_FOR_WORKERS else min(8, os.cpu_count() or 1)
     examples: Dataset[Any] = _TrainingExamples(scenes, recipe, seed=seed, with_masks=with_masks)
     return iter(

@@ -148,14 +148,14 @@ def test_an_impossible_input_is_refused():
 
 
 def test_batches_hold_each_image_once_an_epoch_and_resume_in_place():
-    whole = list(EpochBatches(10, 3, seed=1, first_epoch=0, num_epochs=3))
+    whole = list(EpochBatches(10, 3, seed=1, steps=range(9)))
     # 10 images make three batches of 3; one is left over.
     assert len(whole) == 9
     for epoch in range(3):
         images = [i for batch in whole[3 * epoch : 3 * epoch + 3] for _, i in batch]
         assert len(set(images)) == 9
         assert images == epoch_order(10, seed=1, epoch=epoch)[:9]
-    assert list(EpochBatches(10, 3, seed=1, first_epoch=2, num_epochs=3)) == whole[6:]
+    assert list(EpochBatches(10, 3, seed=1, steps=range(6, 9))) == whole[6:]
 
 
 def test_keys_differ_in_every_part():

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moco_eval.encoders.claims import ADVICE, Claim
 from moco_eval.encoders.encoder import is_counter
-from moco_eval.encoders.formats import ADVICE, CLASSIFIER, Claim, matches, strip_wrappers, to_ours
-from moco_eval.encoders.networks import architectures, build_network
+from moco_eval.encoders.formats import CLASSIFIER, matches, strip_wrappers, to_ours
+from moco_eval.encoders.networks import build_network, classifier_names
 from moco_eval.encoders.reader import shortened
+from moco_eval.encoders.resnets import candidates, resnets
 from moco_eval.errors import CheckpointError
 
 
@@ -79,7 +81,7 @@ def fill(network: nn.Module, claim: Claim, *, arch: str) -> Sorted:
             rule, or a shape or kind differs. Everything that is wrong is listed.
     """
     state = network.state_dict()
-    held = sort_tensors(claim, classifiers=_classifiers(network))
+    held = sort_tensors(claim, classifiers=classifier_names(network))
     held.unclaimed += [held.theirs[name] for name in held.found if name not in state]
     missing = [n for n in state if n not in held.found and not is_counter(n)]
     misfits = [
@@ -116,10 +118,13 @@ def infer_arch(tensors: Mapping[str, Tensor]) -> tuple[str, float]:
         Its name, and on how many of all names, theirs and its own, both agree: 1 is equality.
     """
     shapes = {(n, tuple(t.shape)) for n, t in tensors.items() if not is_counter(n)}
+    stem = tensors.get("conv1.weight", torch.empty(0))
+    is_stem = stem.dim() == 4
+    names, in_chans = (candidates(stem), stem.shape[1]) if is_stem else (resnets(), 3)
     best, agreement = "", -1.0
-    # Short names are small networks, quickly built, and one that agrees wholly ends the search.
-    for arch in sorted(architectures(), key=len):
-        expected = _signature(arch)
+    # Small networks first: they are quickly built, and one that agrees wholly ends the search.
+    for arch in names:
+        expected = _signature(arch, in_chans)
         share = len(shapes & expected) / max(len(shapes | expected), 1)
         if share > agreement:
             best, agreement = arch, share
@@ -129,17 +134,10 @@ def infer_arch(tensors: Mapping[str, Tensor]) -> tuple[str, float]:
 
 
 @functools.cache
-def _signature(arch: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+def _signature(arch: str, in_chans: int) -> frozenset[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
-        state = build_network(arch).state_dict()
+        state = build_network(arch, in_chans=in_chans).state_dict()
     return frozenset((n, tuple(value.shape)) for n, value in state.items() if not is_counter(n))
-
-
-def _classifiers(network: nn.Module) -> tuple[str, ...]:
-    """What timm's configuration of the network calls its classifier: one name, several or none."""
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    names = config.get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _fits(value: Tensor, expected: Tensor) -> bool:
@@ -152,19 +150,42 @@ def _shape(tensor: Tensor) -> str:
     return f"{list(tensor.shape)}{kind}"
 
 
-def _positions(network: nn.Module, found: Mapping[str, Tensor]) -> list[str]:
-    """For which input size a ViT's file is, where its position embedding says another one."""
+def channels_of(network: nn.Module, found: Mapping[str, Tensor]) -> int:
+    """How many channels the images of ``found`` have, where those of ``network`` have 3.
+
+    The first convolution tells. In proportion: some fold an image's pixels into channels first.
+    """
+    convolutions = (n for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    name = f"{next(convolutions, '')}.weight"
+    ours, theirs = network.state_dict().get(name), found.get(name)
+    if ours is None or theirs is None or theirs.dim() != 4:
+        return 3
+    return 3 * theirs.shape[1] // int(ours.shape[1])
+
+
+def position_size(network: nn.Module, found: Mapping[str, Tensor]) -> int | None:
+    """The side in pixels of the images that the position embedding in ``found`` is for.
+
+    None where the network has none of such, or it is for the size that the network takes.
+    """
     ours, theirs = network.state_dict().get("pos_embed"), found.get("pos_embed")
     patch: Any = getattr(network, "patch_embed", None)
     if ours is None or theirs is None or ours.dim() != 3 or theirs.dim() != 3 or patch is None:
-        return []
+        return None
     rows, columns = patch.grid_size
     num_patches = theirs.shape[1] - (ours.shape[1] - rows * columns)
     side = math.isqrt(max(num_patches, 0))
     if ours.shape[1] == theirs.shape[1] or side * side != num_patches:
+        return None
+    return side * int(patch.patch_size[0])
+
+
+def _positions(network: nn.Module, found: Mapping[str, Tensor]) -> list[str]:
+    """For which input size a ViT's file is, where its position embedding says another one."""
+    size = position_size(network, found)
+    if size is None:
         return []
-    stride = patch.patch_size[0]
+    patch: Any = network.get_submodule("patch_embed")
     return [
-        f"  pos_embed is for images of {side * stride} pixels; this architecture takes "
-        f"{rows * stride}"
+        f"  pos_embed is for images of {size} pixels; this architecture takes {patch.img_size[0]}"
     ]

@@ -19,8 +19,8 @@ from moco_eval.encoders.account import infer_arch
 from moco_eval.encoders.encoder import Encoder, is_counter
 from moco_eval.encoders.formats import to_detectron2
 from moco_eval.encoders.load import load_encoder
-from moco_eval.encoders.networks import architectures
 from moco_eval.encoders.reader import RECORD
+from moco_eval.encoders.resnets import is_resnet
 from moco_eval.errors import UsageError, output_error, unknown
 from moco_eval.files import write_text
 
@@ -143,7 +143,7 @@ def _resnet_lines(encoder: Encoder) -> list[str]:
 
 def _resnet_of(encoder: Encoder, target: str) -> str:
     """The torchvision ResNet that the encoder is, by names and shapes; the proof shows the rest."""
-    if encoder.arch in architectures():
+    if is_resnet(encoder.arch):
         return encoder.arch
     arch, agreement = infer_arch(encoder.tensors())
     if agreement < 1:
@@ -233,7 +233,8 @@ def _prove(encoder: Encoder, reloaded: Encoder, target: str) -> dict[str, Any]:
 
 def _outputs(encoder: Encoder) -> dict[str, Tensor]:
     size = encoder.input.size
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    channels = len(encoder.input.mean)
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     outputs = {"features": encoder.features(images)}
     if "layer1.0.conv1.weight" in encoder.tensors():
         outputs |= encoder.levels(images)

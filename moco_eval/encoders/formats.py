@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 
 from moco_eval.data.images import InputSpec
-from moco_eval.encoders.reader import CONFIG, RECORD, CheckpointFile, shortened
-from moco_eval.errors import CheckpointError
+from moco_eval.encoders.reader import CONFIG, RECORD
 
-# Stands in a drop rule for what timm's configuration of the network calls its classifier.
+# Stands in a drop rule for what the network calls its classifier.
 CLASSIFIER = "{classifier}"
 
 
@@ -37,6 +32,7 @@ class Format:
         rename: Literal pairs of theirs and ours, applied in order; ``^`` begins a name.
         arch: Path to the architecture's name in what the file says; ``()`` where it does not say
             and names and shapes must tell.
+        arch_names: Pairs of their name of an architecture and ours, where they differ.
         family: What ``build_network`` wants before that name.
         tower: The network that is taken.
         other_tower: The one that is not, where a file holds two.
@@ -53,6 +49,7 @@ class Format:
     drop: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     arch: tuple[str, ...] = ()
+    arch_names: tuple[tuple[str, str], ...] = ()
     family: str = ""
     tower: str = "encoder"
     other_tower: str = ""
@@ -91,12 +88,38 @@ FORMATS = (
         containers=(("state_dict",),),
         marks=("encoder_q.*",),
         prefix="encoder_q.",
-        drop=("encoder_q.fc.*", "encoder_k.*", "queue", "queue_ptr"),
+        # A memory bank of all images' keys stands in the place of key encoder and queue.
+        drop=(
+            *("encoder_q.fc.*", f"encoder_q.{CLASSIFIER}.*"),
+            *("encoder_k.*", "queue", "queue_ptr", "bank"),
+        ),
         arch=("arch",),
         tower="encoder_q",
         other_tower="encoder_k",
         input=InputSpec(),
         source="facebookresearch/moco@7397dfe: moco/builder.py, main_lincls.py",
+    ),
+    Format(
+        name="mocov3",
+        title="MoCo v3, ResNets and ViTs, and what moco-pretrain writes of it",
+        containers=(("state_dict",),),
+        marks=("base_encoder.*", "momentum_encoder.*"),
+        prefix="base_encoder.",
+        drop=(
+            *("base_encoder.fc.*", f"base_encoder.{CLASSIFIER}.*"),
+            *("momentum_encoder.*", "predictor.*"),
+        ),
+        arch=("arch",),
+        arch_names=(
+            ("vit_small", "vit_small_mocov3"),
+            ("vit_base", "vit_base_mocov3"),
+            ("vit_conv_small", "vit_conv_small_mocov3"),
+            ("vit_conv_base", "vit_conv_base_mocov3"),
+        ),
+        tower="base_encoder",
+        other_tower="momentum_encoder",
+        input=InputSpec(),
+        source="facebookresearch/moco-v3@c349e6e: moco/builder.py, vits.py, main_lincls.py",
     ),
     Format(
         name="detectron2",
@@ -141,14 +164,6 @@ FORMATS = (
         source="huggingface/pytorch-image-models 1.0.31: timm/models/_hub.py",
     ),
     Format(
-        name="timm-vit",
-        title="bare timm names of a ViT; needs --arch timm:NAME.TAG, which tells how it is fed",
-        containers=((), ("model",), ("state_dict",)),
-        marks=("patch_embed.proj.weight", "blocks.0.*"),
-        drop=(f"{CLASSIFIER}.*",),
-        source="huggingface/pytorch-image-models 1.0.31: timm/models/vision_transformer.py",
-    ),
-    Format(
         name="torchvision",
         title="a torchvision ResNet, bare, under 'model' or under 'state_dict'",
         containers=((), ("model",), ("state_dict",)),
@@ -158,34 +173,24 @@ FORMATS = (
         input=InputSpec(),
         source="pytorch/vision 0.29.2: torchvision/models/resnet.py",
     ),
+    Format(
+        name="moco-pretrain",
+        title="what moco-pretrain writes of a supervised baseline that is no ResNet",
+        containers=(("state_dict",),),
+        root_keys=(RECORD, "arch"),
+        drop=(f"{CLASSIFIER}.*",),
+        arch=("arch",),
+        source="pretrain/checkpoint.py",
+    ),
+    Format(
+        name="timm-vit",
+        title="bare timm names of a ViT; needs --arch timm:NAME.TAG, which tells how it is fed",
+        containers=((), ("model",), ("state_dict",)),
+        marks=("patch_embed.proj.weight", "blocks.0.*"),
+        drop=(f"{CLASSIFIER}.*",),
+        source="huggingface/pytorch-image-models 1.0.31: timm/models/vision_transformer.py",
+    ),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A file that a format claims: its tensors under their author's names, and what it says."""
-
-    source: str
-    format: Format
-    tensors: Mapping[str, Any]
-    said: Mapping[str, Any]
-
-
-def claim(file: CheckpointFile) -> Claim:
-    """Find the format of ``file``.
-
-    Raises:
-        CheckpointError: If no row of ``FORMATS`` bears its marks, or it holds no tensors.
-    """
-    said = _facts(file)
-    for row in FORMATS:
-        if any(key not in said for key in row.root_keys):
-            continue
-        for container in row.containers:
-            tensors = _tensors_at(file.root, container)
-            if tensors and _bears(tensors, row):
-                return Claim(source=str(file.path), format=row, tensors=tensors, said=said)
-    raise _unknown_layout(file)
 
 
 def strip_wrappers(name: str) -> str:
@@ -217,77 +222,3 @@ def to_detectron2(name: str) -> str:
     for theirs, ours in DETECTRON2_NAMES:
         renamed = renamed.replace(ours, theirs)
     return renamed.removeprefix("^")
-
-
-def said_at(said: Any, path: tuple[str, ...]) -> Any:
-    """What a file says under a path of keys; None where it says nothing there."""
-    for key in path:
-        said = said.get(key) if isinstance(said, Mapping) else None
-    return said
-
-
-def _facts(file: CheckpointFile) -> dict[str, Any]:
-    """What a file says beside its tensors; JSON in its metadata is parsed."""
-    said = {key: value for key, value in file.root.items() if not isinstance(value, Tensor)}
-    for key in (CONFIG, RECORD):
-        if key in file.metadata:
-            try:
-                said[key] = json.loads(file.metadata[key])
-            except json.JSONDecodeError as error:
-                raise CheckpointError(f"{file.path}: its {key} is no JSON: {error}.") from error
-    return said
-
-
-def _tensors_at(root: Mapping[str, Any], container: tuple[str, ...]) -> Mapping[str, Any]:
-    """The mapping under ``container`` if any of its values is a tensor, else an empty one."""
-    found = said_at(root, container)
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        return {}
-    return found if any(isinstance(value, Tensor) for value in found.values()) else {}
-
-
-def _bears(names: Iterable[str], row: Format, *, prefix: str = "") -> bool:
-    stripped = [strip_wrappers(name) for name in names]
-    inner = [name.removeprefix(prefix) for name in stripped if name.startswith(prefix)]
-    return all(fnmatch.filter(inner, mark) for mark in row.marks)
-
-
-def _unknown_layout(file: CheckpointFile) -> CheckpointError:
-    """Show what the file holds, and which format it would be but for a prefix."""
-    held = [_summary(key, value) for key, value in file.root.items() if key != RECORD]
-    containers = [(), *((key,) for key in file.root)]
-    tensors = next(filter(None, (_tensors_at(file.root, path) for path in containers)), None)
-    text = f"{file.path} is of no known layout. It holds {shortened(held) or 'nothing'}."
-    if tensors is None:
-        return CheckpointError(
-            f"{text} No tensors lie there under their names: is it a checkpoint of a network?"
-        )
-    shown = [f"{n} {list(t.shape)}" for n, t in tensors.items() if isinstance(t, Tensor)]
-    text += f"\n  its first tensors: {shortened(shown)}"
-    for row in FORMATS:
-        for prefix in _prefixes(tensors):
-            if row.marks and _bears(tensors, row, prefix=prefix):
-                text += f"\n  the nearest format: '{row.name}', if '{prefix}' led no name"
-                return CheckpointError(f"{text}\n{ADVICE}")
-    return CheckpointError(f"{text}\n{ADVICE}")
-
-
-def _prefixes(names: Iterable[str]) -> list[str]:
-    """What leads the names, shortest first: ``a.`` and ``a.b.`` of ``a.b.c``."""
-    parts = [strip_wrappers(name).split(".") for name in names]
-    return sorted(
-        {".".join(part[:depth]) + "." for part in parts for depth in (1, 2) if len(part) > depth},
-        key=lambda prefix: (prefix.count("."), prefix),
-    )
-
-
-def _summary(key: str, value: Any) -> str:
-    if isinstance(value, Tensor):
-        return str(key)
-    return f"{key} ({len(value)} entries)" if isinstance(value, Mapping) else str(key)
-
-
-ADVICE = (
-    "Known formats: moco-eval formats. For another author's layout add a row to "
-    "moco_eval/encoders/formats.py."
-)

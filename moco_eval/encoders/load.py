@@ -8,20 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moco_eval.data.images import DIGITS_INPUT, InputSpec
-from moco_eval.encoders.account import fill, infer_arch, sort_tensors
+from moco_eval.encoders.account import (
+    channels_of,
+    fill,
+    infer_arch,
+    position_size,
+    sort_tensors,
+)
+from moco_eval.encoders.claims import Claim, claim, said_at
 from moco_eval.encoders.encoder import Encoder, Manifest
-from moco_eval.encoders.formats import FORMATS, Claim, claim, said_at
-from moco_eval.encoders.networks import architectures, build_network, require_timm
+from moco_eval.encoders.formats import FORMATS
+from moco_eval.encoders.networks import build_network, require_timm
 from moco_eval.encoders.reader import RECORD, read
+from moco_eval.encoders.resnets import resnets
 from moco_eval.encoders.timm_facts import refuse_unnamed_arguments, timm_input
 from moco_eval.errors import CheckpointError, UsageError, unknown
 
 # How architectures are fed whose images are not ImageNet's.
 OWN_INPUTS = {
     "resnet10_small": DIGITS_INPUT,
+    "vit_digits": DIGITS_INPUT,
     "pixels": InputSpec(size=8, mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=1.0),
 }
 # Names and shapes that agree this far are a damaged file of that architecture; less is another.
@@ -74,7 +83,9 @@ def _random(spec: str, name: str) -> Encoder:
         format="random" if network.state_dict() else "pixels",
         tower="encoder",
         arch=arch,
-        input=OWN_INPUTS.get(arch) or timm_input(spec, network, {}) or InputSpec(),
+        input=OWN_INPUTS.get(arch)
+        or timm_input(spec, network, {})
+        or _sized(InputSpec(), arch, network),
         num_loaded=0,
     )
     return Encoder(network, manifest)
@@ -84,7 +95,7 @@ def _from_torchvision(spec: str, name: str) -> Encoder:
     import torchvision
 
     arch, _, wanted = name.partition("@")
-    known = set(torchvision.models.list_models()) & set(architectures())
+    known = set(torchvision.models.list_models()) & set(resnets())
     if arch not in known:
         raise unknown("torchvision ResNet", arch, known)
     published = torchvision.models.get_model_weights(arch)
@@ -150,19 +161,26 @@ def _not_fetched(spec: str, error: OSError, remedy: str) -> CheckpointError:
 def _from_claim(found: Claim, spec: str, *, asked: str | None, file_sha256: str = "") -> Encoder:
     """Build the claimed file's architecture and fill it, every tensor accounted for."""
     arch = asked or _arch_of(found)
+    tensors, recorded = sort_tensors(found).found, _recorded_input(found)
     try:
-        network = build_network(arch)
+        network, in_chans = _network_for(arch, tensors, recorded)
     except UsageError as error:
         raise CheckpointError(f"{found.source}: {error} --arch NAME says another one.") from error
     refuse_unnamed_arguments(found.source, network, found.said)
     held = fill(network, found, arch=arch)
     record = _record_of(found)
+    fed = recorded or _input_of(found, network, arch)
+    if len(fed.mean) != in_chans:
+        raise CheckpointError(
+            f"{found.source} is an encoder of images of {in_chans} channels, and mean and std are "
+            f"known for {len(fed.mean)}. Write them into its record: '{RECORD}', under 'input'."
+        )
     manifest = Manifest(
         source=spec,
         format=found.format.name,
         tower=found.format.tower,
         arch=arch,
-        input=_input_of(found, network),
+        input=fed,
         num_loaded=len(held.found),
         dropped=tuple(held.dropped),
         file_sha256=file_sha256,
@@ -178,6 +196,21 @@ def _from_claim(found: Claim, spec: str, *, asked: str | None, file_sha256: str 
     return encoder
 
 
+def _network_for(
+    arch: str, tensors: Mapping[str, Tensor], recorded: InputSpec | None
+) -> tuple[nn.Module, int]:
+    """The architecture for images of as many pixels as the file's were, and of as many channels."""
+    size = recorded.size if recorded else None
+    network = build_network(arch, image_size=size)
+    if not recorded and not arch.startswith("timm:"):
+        # A name of timm's says its size, and timm how it is fed; of others the positions tell.
+        size = position_size(network, tensors)
+    in_chans = channels_of(network, tensors)
+    if in_chans != 3 or (size and not recorded):
+        network = build_network(arch, in_chans=in_chans, image_size=size)
+    return network, in_chans
+
+
 def _record_of(found: Claim) -> dict[str, Any]:
     """What our own programs wrote into the file about it."""
     record = found.said.get(RECORD)
@@ -191,7 +224,7 @@ def _arch_of(found: Claim) -> str:
     row = found.format
     said = said_at(found.said, row.arch) if row.arch else None
     if isinstance(said, str):
-        return f"{row.family}{said}"
+        return f"{row.family}{dict(row.arch_names).get(said, said)}"
     nearest, agreement = infer_arch(sort_tensors(found).found)
     if agreement >= NEARLY:
         return nearest
@@ -202,15 +235,23 @@ def _arch_of(found: Claim) -> str:
     )
 
 
-def _input_of(found: Claim, network: nn.Module) -> InputSpec:
-    """How the encoder is fed: as the file's record says, else its format's row, else timm."""
-    if recorded := _record_of(found).get("input"):
-        try:
-            return InputSpec(**recorded)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{found.source}: its record's input: {error}") from error
+def _recorded_input(found: Claim) -> InputSpec | None:
+    """How the file's record says that the encoder is fed."""
+    recorded = _record_of(found).get("input")
+    if not recorded:
+        return None
+    try:
+        return InputSpec(**recorded)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{found.source}: its record's input: {error}") from error
+
+
+def _input_of(found: Claim, network: nn.Module, arch: str) -> InputSpec:
+    """How the encoder is fed where no record says it: as its format's row does, else timm."""
     row = found.format
-    fed = row.input or timm_input(found.source, network, found.said if row.family else {})
+    if row.input:
+        return _sized(row.input, arch, network)
+    fed = timm_input(found.source, network, found.said if row.family else {})
     if fed is None:
         raise CheckpointError(
             f"{found.source} does not say how its images are normalised, and format "
@@ -220,10 +261,20 @@ def _input_of(found: Claim, network: nn.Module) -> InputSpec:
     return fed
 
 
+def _sized(fed: InputSpec, arch: str, network: nn.Module) -> InputSpec:
+    """``fed``, at the size for which a network of ours is made where that is not ImageNet's."""
+    if arch.endswith("_cifar"):
+        return dataclasses.replace(fed, size=32, crop_pct=1.0)
+    patches = getattr(network, "patch_embed", None)
+    if patches is None or arch.startswith("timm:"):
+        return fed
+    return dataclasses.replace(fed, size=patches.img_size[0])
+
+
 def _require_features(encoder: Encoder) -> None:
     """Flat and finite, or it is no encoder: an image of noise shows it."""
-    size = encoder.input.size
-    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    size, channels = encoder.input.size, len(encoder.input.mean)
+    noise = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
     features = encoder.features(noise)
     if features.dim() != 2 or not features.isfinite().all():
         kind = "not flat" if features.dim() != 2 else "not finite"

@@ -1,45 +1,123 @@
-"""An architecture's name becomes a network: torchvision's ResNets, timm's everything else."""
+"""An architecture's name becomes a network, and a network's last layer is found by its name."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from moco_eval.encoders import mocov3_vit
+from moco_eval.encoders.resnets import build_resnet, is_resnet, resnets
 from moco_eval.errors import UsageError, unknown
 
 
-def build_network(arch: str, *, num_classes: int = 0) -> nn.Module:
+def build_network(
+    arch: str,
+    *,
+    num_classes: int = 0,
+    in_chans: int = 3,
+    image_size: int | None = None,
+    zero_init_residual: bool = False,
+) -> nn.Module:
     """Build ``arch`` with fresh weights from torch's default generator.
 
     Args:
-        arch: A torchvision ResNet (``resnet50``), a small one of ours (``resnet10_small``) or
-            any timm model (``timm:vit_small_patch16_224``).
+        arch: A torchvision ResNet (``resnet50``) or what ``resnets`` makes of one
+            (``resnet18_cifar``, ``resnet50_w2x``), a transformer of MoCo v3's
+            (``vit_small_mocov3``) or any timm model (``timm:vit_small_patch16_224``).
         num_classes: Outputs of the last linear layer; 0 leaves it out, so that the network
             returns pooled features ``(N, D)``.
+        in_chans: Channels of the images.
+        image_size: Their side in pixels; networks that take any side do not need it, others have
+            one of their own.
+        zero_init_residual: See ``build_resnet``; other networks keep their own initialisation.
 
     Raises:
-        UsageError: If nobody knows ``arch``; the nearest name is offered.
+        UsageError: If nobody knows ``arch``, in which case the nearest name is offered, or it
+            cannot be built for such images.
     """
     if arch.startswith("timm:"):
-        return _timm_network(arch.removeprefix("timm:"), num_classes)
-    builders = _builders()
-    if arch not in builders:
-        raise unknown("architecture", arch, builders)
-    network = builders[arch](num_classes=max(num_classes, 1))
-    if num_classes == 0:
-        network.fc = nn.Identity()
+        return _timm_network(arch.removeprefix("timm:"), num_classes, in_chans, image_size)
+    if arch in mocov3_vit.PLANS:
+        return mocov3_vit.build_vit(
+            arch, num_classes=num_classes, in_chans=in_chans, image_size=image_size
+        )
+    if arch == "pixels":
+        return _Pixels()
+    if not is_resnet(arch):
+        known = (*resnets(), *mocov3_vit.PLANS, "pixels")
+        raise UsageError(
+            f"{unknown('architecture', arch, known)} After a ResNet's name may stand _w2x to _w9x "
+            "for that many times the channels, then _cifar for a stem that keeps 32-pixel images "
+            "whole. timm:NAME takes timm's."
+        )
+    network = build_resnet(
+        arch,
+        num_classes=max(num_classes, 1),
+        in_chans=in_chans,
+        zero_init_residual=zero_init_residual,
+    )
+    return network if num_classes else with_last_layer(network, nn.Identity())
+
+
+def classifier_names(network: nn.Module) -> tuple[str, ...]:
+    """What the network calls its last layer, dotted where it lies inside another (``head.fc``).
+
+    One name; two where timm's distilled networks have two classifiers; none where timm knows none.
+    """
+    config: Any = getattr(network, "pretrained_cfg", None)
+    if config is None:
+        return ("fc",) if hasattr(network, "fc") else ("head",)
+    names = config.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def classifier_name(network: nn.Module) -> str:
+    """The one name of ``classifier_names``.
+
+    Raises:
+        UsageError: If there are two or none.
+    """
+    names = classifier_names(network)
+    if len(names) != 1:
+        raise UsageError(
+            f"A {type(network).__name__} has {len(names)} classifiers{' '.join(('', *names))}; "
+            "a projector takes the place of exactly one. Take another architecture."
+        )
+    return names[0]
+
+
+def projector_slot(network: nn.Module) -> tuple[str, int]:
+    """The name of the last linear layer, where a projector goes, and its input's dimension.
+
+    Args:
+        network: As ``build_network`` made it, with ``num_classes``.
+
+    Raises:
+        UsageError: If the network does not end in one linear layer.
+    """
+    name = classifier_name(network)
+    last = dict(network.named_modules()).get(name)
+    if not isinstance(last, nn.Linear):
+        raise UsageError(
+            f"A {type(network).__name__} has no last linear layer to make a projector of: its "
+            f"'{name}' is a {type(last).__name__}. Take another architecture."
+        )
+    return name, last.in_features
+
+
+def with_last_layer(network: nn.Module, module: nn.Module) -> nn.Module:
+    """Put ``module`` in the place of the network's classifier; the same network comes back."""
+    network.set_submodule(classifier_name(network), module)
     return network
 
 
 def without_projector(network: nn.Module) -> nn.Module:
     """A copy of a network that ``build_network`` made, returning its pooled features instead."""
-    backbone = copy.deepcopy(network)
-    backbone.fc = nn.Identity()
-    return backbone
+    return with_last_layer(copy.deepcopy(network), nn.Identity())
 
 
 def require_timm(name: str) -> None:
@@ -54,11 +132,6 @@ def require_timm(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         offer = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UsageError(f"There is no timm model '{name}'.{offer} timm.list_models() has all.")
-
-
-def architectures() -> tuple[str, ...]:
-    """Every name that ``build_network`` knows without timm's prefix."""
-    return tuple(sorted(_builders()))
 
 
 def resnet_parts(network: nn.Module) -> tuple[nn.Sequential, tuple[nn.Module, ...]]:
@@ -83,45 +156,6 @@ def resnet_parts(network: nn.Module) -> tuple[nn.Sequential, tuple[nn.Module, ..
     return stem, tuple(modules[f"layer{stage}"] for stage in (1, 2, 3, 4))
 
 
-def _builders() -> dict[str, Callable[..., nn.Module]]:
-    import torchvision
-
-    names = torchvision.models.list_models(module=torchvision.models)
-    prefixes = ("resnet", "resnext", "wide_resnet")
-    builders: dict[str, Callable[..., nn.Module]] = {
-        name: torchvision.models.get_model_builder(name)
-        for name in names
-        if name.startswith(prefixes)
-    }
-    return builders | {"resnet10_small": _resnet10_small, "pixels": _pixels}
-
-
-def _resnet10_small(*, num_classes: int) -> nn.Module:
-    """A ResNet for 32-pixel images: one basic block a stage, 16-32-64-128 channels, strides 2-16.
-
-    The stem is 3x3 without stride, so that a small image keeps its detail.
-    """
-    from torchvision.models.resnet import BasicBlock, ResNet
-
-    class NarrowResNet(ResNet):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(BasicBlock, (1, 1, 1, 1))
-            self.inplanes = 16
-            self.conv1 = nn.Conv2d(3, 16, kernel_size=3, stride=1, padding=1, bias=False)
-            self.bn1 = nn.BatchNorm2d(16)
-            self.layer1 = self._make_layer(BasicBlock, 16, 1)
-            self.layer2 = self._make_layer(BasicBlock, 32, 1, stride=2)
-            self.layer3 = self._make_layer(BasicBlock, 64, 1, stride=2)
-            self.layer4 = self._make_layer(BasicBlock, 128, 1, stride=2)
-            self.fc = nn.Linear(128, num_classes)
-            for module in self.modules():
-                if isinstance(module, nn.Conv2d):
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    network: nn.Module = NarrowResNet()
-    return network
-
-
 class _Pixels(nn.Module):
     """The image itself as its feature: the floor under every encoder."""
 
@@ -135,13 +169,14 @@ class _Pixels(nn.Module):
         return features
 
 
-def _pixels(*, num_classes: int) -> nn.Module:
-    return _Pixels()
-
-
-def _timm_network(name: str, num_classes: int) -> nn.Module:
+def _timm_network(name: str, num_classes: int, in_chans: int, image_size: int | None) -> nn.Module:
     import timm
 
     require_timm(name)
-    network: nn.Module = timm.create_model(name, num_classes=num_classes)
+    # Networks that keep a size, such as ViTs, take one; convolutions do not know the argument.
+    keeps_size = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    options: dict[str, Any] = {"img_size": image_size} if image_size and keeps_size else {}
+    network: nn.Module = timm.create_model(
+        name, num_classes=num_classes, in_chans=in_chans, **options
+    )
     return network

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from moco_eval.data.images import InputSpec
-from moco_eval.encoders.formats import said_at
+from moco_eval.encoders.claims import said_at
 from moco_eval.encoders.reader import CONFIG
 from moco_eval.errors import CheckpointError
 

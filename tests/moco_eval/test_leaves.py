@@ -161,6 +161,19 @@ def test_the_warm_up_by_hand():
     assert schedules.warm_up(0, 0) == 1
 
 
+def test_the_rate_warms_up_from_0_then_falls_on_half_a_cosine_in_every_step():
+    # 2 epochs of 10 are the rise; of the other 8, half are done at 6 and a quarter at 4.
+    rates = [schedules.warm_up_then_cosine(p, 2, 10) for p in (0, 0.5, 2, 4, 6, 10)]
+    assert rates == pytest.approx([0, 0.25, 1, 0.5 * (1 + 0.5**0.5), 0.5, 0])
+    assert schedules.warm_up_then_cosine(0, 0, 10) == 1
+
+
+def test_the_key_momentum_rises_to_1_on_half_a_cosine():
+    # Half of the way from 0.99 to 1 is done in the middle.
+    values = [schedules.cosine_to_one(0.99, p, 100) for p in (0, 50, 100)]
+    assert values == pytest.approx([0.99, 0.995, 1], abs=1e-12)
+
+
 def test_replace_keeps_a_recipe_frozen():
     with pytest.raises(AttributeError):
         KNOWN["v1"].lr = 3

@@ -20,7 +20,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from moco_eval.files import atomic_file, write_text
@@ -95,30 +95,76 @@ def views_sheet(views: Floats, path: Path, *, title: str) -> None:
         _save(figure, path, title=title)
 
 
-def pretraining_curve(metrics: Sequence[Mapping[str, Any]], queue_size: int, path: Path) -> None:
-    """Draw the contrastive loss and accuracy against what guessing among 1 + K keys reaches.
+def pretraining_curve(
+    metrics: Sequence[Mapping[str, Any]], path: Path, *, chance_loss: float, chance_top1: float
+) -> None:
+    """Draw the contrastive loss and accuracy against what guessing reaches.
 
     Args:
         metrics: Rows with ``step``, ``epoch``, ``loss`` and ``contrast_top1`` in percent.
-        queue_size: K, the number of negatives.
         path: The PNG.
+        chance_loss: The loss of guessing: ln(1 + K) with K negatives, times what the loss is scaled
+            by.
+        chance_top1: The accuracy of guessing in percent: 100 / (1 + K).
     """
     frame = pd.DataFrame(metrics)[["step", "epoch", "loss", "contrast_top1"]]
     window = max(1, len(frame) // 40)
     smooth = frame.rolling(window, center=True, min_periods=1).mean()
     panels = (
-        ("loss", "contrastive loss", math.log(1 + queue_size), "ln(1+K) = {:.2f}"),
-        ("contrast_top1", "contrastive top-1 (%)", 100 / (1 + queue_size), "100/(1+K) = {:.2g} %"),
+        ("loss", "contrastive loss", chance_loss, f"chance: {chance_loss:.2f}"),
+        ("contrast_top1", "contrastive top-1 (%)", chance_top1, f"chance: {chance_top1:.2g} %"),
     )
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
-        for axes, (name, title, chance, formula) in zip(figure.subplots(1, 2), panels, strict=True):
+        for axes, (name, title, chance, label) in zip(figure.subplots(1, 2), panels, strict=True):
             axes.plot(frame["step"], frame[name], color=BLUE, alpha=0.25, linewidth=0.8)
             axes.plot(frame["step"], smooth[name], color=BLUE)
-            _chance_line(axes, chance, f"chance: {formula.format(chance)}")
-            axes.set(title=title, xlabel="step")
-        note = f"K = {queue_size}; bold: mean of {window} steps"
-        _save(figure, path, title=f"MoCo pretraining ({note})")
+            _level(axes, chance, label)
+            axes.set(title=title)
+            axes.margins(y=0.1)
+            _steps_below(axes)
+        _save(figure, path, title=f"Pretraining (bold: mean of {window} steps)")
+    _save_numbers(frame, path)
+
+
+def embeddings_panel(metrics: Sequence[Mapping[str, Any]], path: Path, *, dim: int) -> None:
+    """Draw how far the embeddings lie apart while a network trains: what a collapse looks like.
+
+    Args:
+        metrics: Rows, of which those with ``embedding_sd``, ``effective_rank``,
+            ``positive_similarity`` and ``negative_similarity`` are drawn; at least one.
+        path: The PNG.
+        dim: How many dimensions the embeddings can use.
+    """
+    names = ["embedding_sd", "effective_rank", "positive_similarity", "negative_similarity"]
+    rows = [row for row in metrics if "embedding_sd" in row]
+    frame = pd.DataFrame(rows)[["step", *names]]
+    # Points where there are few; a crowd of them would hide the line.
+    style: dict[str, Any] = {"marker": "o" if len(frame) <= 60 else "", "markersize": 3}
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11.2, 3.4), layout="constrained")
+        spread, rank, similarity = figure.subplots(1, 3)
+        for axes, name, best, label, title in (
+            (spread, names[0], 1, "even over the sphere: 1", "s.d. of a dimension (times √D)"),
+            (rank, names[1], dim, f"possible: {dim}", "effective rank (dimensions)"),
+        ):
+            axes.plot(frame["step"], frame[name], color=BLUE, **style)
+            _level(axes, best, label, color=GREEN)
+            _level(axes, 0, "collapsed: 0")
+            axes.set(title=title, ylim=(-0.04 * best, 1.2 * best))
+            _ticks_up_to(axes, best)
+        for name, label, line in (
+            (names[2], "same image", {"color": BLUE}),
+            (names[3], "other images", {"color": VERMILLION, "linestyle": "--"}),
+        ):
+            similarity.plot(frame["step"], frame[name], label=label, **line, **style)
+        lowest = min(0.0, frame[names[2:]].min(axis=None))
+        similarity.set(title="cosine of query and key", ylim=(lowest - 0.05, 1.25))
+        _ticks_up_to(similarity, 1)
+        similarity.legend(loc="upper right", ncols=2, handlelength=3)
+        for axes in (spread, rank, similarity):
+            _steps_below(axes)
+        _save(figure, path, title="Embeddings of one batch while pretraining")
     _save_numbers(frame, path)
 
 
@@ -137,7 +183,7 @@ def knn_curve(points: Sequence[tuple[float, float]], path: Path, *, chance: floa
         axes = figure.subplots()
         axes.plot(frame["epoch"], frame["knn_top1"], color=BLUE, marker="o", markersize=5)
         axes.annotate(f"{top1:.1f}", (epoch, top1), (0, 7), textcoords="offset points", ha="center")
-        _chance_line(axes, chance, f"chance: {chance:.3g} %")
+        _level(axes, chance, f"chance: {chance:.3g} %")
         axes.set(xlabel="epochs", ylim=(0, 105))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _save(figure, path, title="kNN top-1 (%) while pretraining")
@@ -270,17 +316,31 @@ def _frame(axes: Axes, correct: bool) -> None:
     )
 
 
-def _chance_line(axes: Axes, chance: float, label: str) -> None:
-    axes.axhline(chance, color=VERMILLION, linestyle="--", linewidth=1.4)
-    axes.text(
+def _level(axes: Axes, value: float, label: str, *, color: str = VERMILLION) -> None:
+    """A dashed line across the axes with its meaning above its right end."""
+    axes.axhline(value, color=color, linestyle="--", linewidth=1.4)
+    text = axes.text(
         0.99,
-        chance,
+        value,
         label,
         transform=axes.get_yaxis_transform(),
         ha="right",
         va="bottom",
-        color=VERMILLION,
+        color=color,
     )
+    text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
+
+
+def _ticks_up_to(axes: Axes, top: float) -> None:
+    """Leave out ticks of values that cannot be; the room above them is for text."""
+    bottom = axes.get_ylim()[0]
+    axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick < top + 1e-6])
+
+
+def _steps_below(axes: Axes) -> None:
+    axes.set(xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _save(figure: Figure, path: Path, *, title: str) -> None:

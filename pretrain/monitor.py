@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from moco_eval import knn
-from moco_eval.data.catalog import ImageData
+from moco_eval.data.catalog import ImageData, Split
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import without_projector
-from moco_eval.errors import output_error
+from moco_eval.errors import DataError, UsageError, output_error
+from moco_eval.features import of_split
 from moco_eval.files import write_text
+from pretrain.collapse import STATISTICS
 
 
 class MetricsFile:
@@ -55,12 +60,147 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def online_knn(network: nn.Module, spec: InputSpec, data: ImageData) -> float:
-    """Top-1 in percent of a kNN classifier on the network's pooled features, as it is now."""
+class TensorBoardFile:
+    """The rows of ``metrics.jsonl`` once more, for TensorBoard to draw.
+
+    Args:
+        folder: Where TensorBoard looks for event files.
+        first_step: Where this run begins; what an interrupted run wrote from there on is hidden.
+
+    Raises:
+        UsageError: If TensorBoard is not installed.
+        OutputError: If the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int) -> None:
+        self.folder = folder
+        try:
+            # A second to import, and only this class needs it.
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError(
+                "TensorBoard is not installed. Either: pip install tensorboard; or run without "
+                "it: --no-tensorboard"
+            ) from error
+        try:
+            self.writer = SummaryWriter(str(folder), purge_step=first_step)
+        except OSError as error:
+            raise output_error(folder, error) from error
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add a row's numbers at its step, such as ``train/loss`` and ``knn/top1``.
+
+        Raises:
+            OutputError: If an earlier row could not be written; a thread writes them.
+        """
+        try:
+            for name, value in row.items():
+                if name not in ("step", "epoch"):
+                    self.writer.add_scalar(_tag(name), value, row["step"])
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+    def close(self) -> None:
+        """Write what is left and end the writing thread.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        try:
+            self.writer.close()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+
+def _tag(name: str) -> str:
+    if name in STATISTICS:
+        return f"embeddings/{name}"
+    return "knn/top1" if name == "knn_top1" else f"train/{name}"
+
+
+def online_knn(  # noqa: PLR0913 - what one of several ranks must know
+    network: nn.Module,
+    spec: InputSpec,
+    data: ImageData,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Callable[[Tensor], list[Tensor]] | None = None,
+    limit: int | None = None,
+) -> float:
+    """Top-1 in percent of a kNN classifier on the network's pooled features, as it is now.
+
+    Each rank computes the features of its share of the images, each image once; then every rank
+    has all of them, in the data's own order, and the same number as a single process.
+
+    Args:
+        network: Of any mode, which it keeps: a copy is judged.
+        spec: How the network wants to be fed.
+        data: The bank and the queries.
+        rank: Of this process.
+        world_size: How many ranks call this together.
+        gather: Returns the tensors of all ranks in order of rank, of lengths that may differ;
+            given where there are several ranks.
+        limit: At most this many images of each split, evenly spread over it; None for all.
+
+    Raises:
+        DataError: If a split has fewer images than there are ranks.
+    """
     manifest = Manifest(
         source="online", format="online", tower="", arch="", input=spec, num_loaded=0
     )
     encoder = Encoder(without_projector(network), manifest)
+    # The learnt weights decide where the features are computed, and where they can be gathered.
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    features, labels = [], []
+    for split in (data.train, data.test):
+        chosen = _evenly_spread(len(split), limit)
+        if len(chosen) < world_size:
+            raise DataError(
+                f"{data.id} has a split of {len(chosen)} images, fewer than the {world_size} ranks "
+                "that share its kNN evaluation. Run without it: --knn-every 0"
+            )
+        own = of_split(encoder, _part(split, chosen[rank::world_size]))
+        parts = [own] if gather is None else gather(own.to(device))
+        features.append(_interleaved([part.cpu() for part in parts]))
+        labels.append(torch.tensor([split.labels[index] for index in chosen]))
+
+    # k = 20, or the whole bank where that is smaller.
     recipe = knn.RECIPES[knn.DEFAULT_RECIPE]
-    outcome = knn.evaluate(encoder, recipe, data, seed=0, work_dir=Path())
-    return outcome.metrics["top1"]
+    k = min(recipe.k, len(features[0]))
+    votes = knn.classify(
+        features[0], labels[0], features[1], ks=[k], temperature=recipe.temperature
+    )
+    return 100 * (votes[k] == labels[1]).double().mean().item()
+
+
+def _evenly_spread(num_images: int, limit: int | None) -> list[int]:
+    """Indices of at most ``limit`` images; folders come sorted by class, so not the first ones."""
+    count = min(num_images, limit or num_images)
+    return [position * num_images // count for position in range(count)]
+
+
+def _interleaved(parts: list[Tensor]) -> Tensor:
+    """Undo ``[rank::world_size]``: row r of part p is row ``r * len(parts) + p`` of the whole."""
+    whole = parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
+
+
+class _Chosen(Sequence[Image.Image]):
+    def __init__(self, images: Sequence[Image.Image], indices: Sequence[int]) -> None:
+        self.images = images
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.images[self.indices[position]]
+
+
+def _part(split: Split, indices: Sequence[int]) -> Split:
+    labels = [split.labels[index] for index in indices]
+    mark = hashlib.sha256(repr(indices).encode()).hexdigest()[:12]
+    return Split(_Chosen(split.images, indices), labels, f"{split.fingerprint}-{mark}")

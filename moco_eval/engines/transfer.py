@@ -26,8 +26,8 @@ from moco_eval.engines.gate import check_backbone
 from moco_eval.engines.recipe import Recipe
 from moco_eval.errors import DivergedError, output_error
 from moco_eval.files import write_text
+from moco_eval.progress import Progress
 
-LINE_EVERY_S = 30.0
 ROW_EVERY_STEPS = 20
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -172,14 +172,13 @@ def _losses(detector: Detector, batch: Any, step: int) -> dict[str, Tensor]:
 
 
 class _Log:
-    """Mean losses to a file, and a bar on a terminal or a plain line now and then elsewhere."""
+    """Mean losses to a file, and each step's to whoever watches."""
 
     def __init__(self, path: Path, num_steps: int) -> None:
         self.path = path
         self.num_steps = num_steps
         self.rows: list[dict[str, float]] = []
         self.last: dict[str, float] = {}
-        self.last_line_s = time.monotonic()
 
     def __enter__(self) -> _Log:
         try:
@@ -187,16 +186,16 @@ class _Log:
             self.file: IO[str] = self.path.open("w", buffering=1)
         except OSError as error:
             raise output_error(self.path, error) from error
-        self.bar = tqdm(total=self.num_steps, desc="training", leave=False, disable=None)
+        self.progress = Progress("training", total=self.num_steps)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        self.progress.close()
         self.file.close()
 
     def add(self, step: int, losses: dict[str, float], lr: float) -> None:
         self.rows.append(losses)
-        self.bar.update()
+        self.progress.show({"loss": sum(losses.values()), "lr": lr})
         if (step + 1) % ROW_EVERY_STEPS and step + 1 < self.num_steps:
             return
         self.last = {
@@ -204,8 +203,3 @@ class _Log:
         }
         self.rows = []
         self.file.write(json.dumps({"step": step, **self.last, "lr": lr}) + "\n")
-        text = f"loss {sum(self.last.values()):.3f} lr {lr:.4f}"
-        self.bar.set_postfix_str(text, refresh=False)
-        if self.bar.disable and time.monotonic() - self.last_line_s > LINE_EVERY_S:
-            print(f"training: step {step + 1}/{self.num_steps} {text}", flush=True)
-            self.last_line_s = time.monotonic()

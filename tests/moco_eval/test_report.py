@@ -50,7 +50,9 @@ def metrics(num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 100])
 def test_the_pretraining_curve_has_its_numbers_beside_it(tmp_path, num_steps):
-    report.pretraining_curve(metrics(num_steps), 1023, tmp_path / "loss.png")
+    report.pretraining_curve(
+        metrics(num_steps), tmp_path / "loss.png", chance_loss=6.93, chance_top1=0.1
+    )
     frame = pd.read_csv(tmp_path / "loss.csv")
     assert list(frame.columns) == ["step", "epoch", "loss", "contrast_top1"]
     assert len(frame) == num_steps
@@ -59,14 +61,52 @@ def test_the_pretraining_curve_has_its_numbers_beside_it(tmp_path, num_steps):
     assert count(pixels(tmp_path / "loss.png"), report.BLUE) > 0 or num_steps == 1
 
 
-def test_the_chance_of_the_loss_is_ln_of_one_and_the_queue(tmp_path):
-    # ln(1 + 1) = 0.693 is far from ln(1) = 0 and from 1: a loss of 0.693 lies on the dashed line.
-    rows = [{**row, "loss": 0.693147, "contrast_top1": 20.0} for row in metrics(50)]
-    report.pretraining_curve(rows, 1, tmp_path / "loss.png")
+def test_chance_is_drawn_at_its_own_height_in_each_panel(tmp_path):
+    # The loss is that of guessing: its line and the dashed one lie on each other. The accuracy of
+    # 20 % is far below the 50 % of guessing.
+    rows = [{**row, "loss": 0.7, "contrast_top1": 20.0} for row in metrics(50)]
+    report.pretraining_curve(rows, tmp_path / "loss.png", chance_loss=0.7, chance_top1=50.0)
     left, right = np.array_split(pixels(tmp_path / "loss.png"), 2, axis=1)
     assert abs(busiest_row(left, report.BLUE) - busiest_row(left, report.VERMILLION)) <= 2
-    # And guessing among the positive and one negative is right half the time, above 20 %.
     assert busiest_row(right, report.BLUE) - busiest_row(right, report.VERMILLION) > 100
+
+
+def embedding_row(step, sd, rank, positive, negative):
+    return {
+        "step": step,
+        "embedding_sd": sd,
+        "effective_rank": rank,
+        "positive_similarity": positive,
+        "negative_similarity": negative,
+    }
+
+
+def test_the_embeddings_panel_draws_the_rows_that_have_statistics(tmp_path):
+    looked = [embedding_row(0, 0.4, 20.0, 0.9, 0.8), embedding_row(5, 0.9, 60.0, 0.7, -0.1)]
+    rows = [looked[0], *metrics(5)[1:], looked[1]]
+    report.embeddings_panel(rows, tmp_path / "embeddings.png", dim=128)
+    frame = pd.read_csv(tmp_path / "embeddings.csv")
+    assert frame.to_dict("records") == looked
+
+
+def test_healthy_embeddings_lie_on_the_upper_line_and_collapsed_ones_on_the_lower(tmp_path):
+    for name, (sd, rank), color in (
+        ("healthy", (1.0, 128.0), report.GREEN),
+        ("collapsed", (0.0, 0.0), report.VERMILLION),
+    ):
+        rows = [embedding_row(step, sd, rank, 0.5, 0.5) for step in range(100)]
+        report.embeddings_panel(rows, tmp_path / "embeddings.png", dim=128)
+        panels = np.array_split(pixels(tmp_path / "embeddings.png"), 3, axis=1)
+        for panel in panels[:2]:
+            distance = abs(busiest_row(panel, report.BLUE) - busiest_row(panel, color))
+            assert distance <= 3, name
+
+
+def test_one_look_at_the_embeddings_is_enough_for_a_panel(tmp_path):
+    report.embeddings_panel([embedding_row(0, 0.4, 20.0, -0.9, 0.8)], tmp_path / "one.png", dim=128)
+    # A point alone makes no line: it must be a dot. The legend, with more blue, is on the right.
+    left, *_ = np.array_split(pixels(tmp_path / "one.png"), 3, axis=1)
+    assert count(left, report.BLUE) > 10
 
 
 def test_the_knn_curve_starts_at_any_epoch_and_shows_chance(tmp_path):

@@ -38,6 +38,12 @@ class DivergedError(UsageError):
     exit_code = 70
 
 
+class RankError(UsageError):
+    """Another process of the run is gone or silent."""
+
+    exit_code = 70
+
+
 class OutputError(UsageError):
     """A result cannot be written."""
 

@@ -40,9 +40,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # torch.save hides the file's own error behind one of its serialiser.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError):
+        if cause := _of_the_disk(error):
             raise output_error(path, cause) from error
         raise
 
@@ -61,8 +59,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise output_error(path, error) from error
+        if cause := _of_the_disk(error):
+            raise output_error(path, cause) from error
         raise
 
 
@@ -79,6 +77,12 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _of_the_disk(error: BaseException) -> OSError | None:
+    # torch.save hides the file's own error behind one of its serialiser.
+    cause = error if isinstance(error, OSError) else error.__context__
+    return cause if isinstance(cause, OSError) else None
 
 
 def _umask() -> int:

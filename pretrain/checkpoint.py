@@ -1,100 +1,302 @@
 """Checkpoints in upstream's layout, from which the same command also resumes.
 
-A MoCo checkpoint holds ``{epoch, arch, state_dict, optimizer}`` with ``module.encoder_q.*``,
-``module.encoder_k.*``, ``module.queue`` and ``module.queue_ptr``: what facebookresearch/moco's
-scripts write and read. One more key, ``moco_eval``, says how it was made. As every random draw is
-keyed by its place in training, no generator's state needs to be saved.
+A checkpoint is a folder ``checkpoints/step-00004400/`` with two files. ``checkpoint.pth.tar`` holds
+``{epoch, arch, state_dict, optimizer}`` with ``module.encoder_q.*``, ``module.encoder_k.*``,
+``module.queue`` and ``module.queue_ptr``: what facebookresearch/moco's scripts write and read; the
+key ``moco_eval`` says how it was made. ``manifest.json`` holds its size and sha256. The folder is
+written beside its place and renamed, so that one without a manifest does not exist. As every random
+draw is keyed by its place in training, no generator's state needs to be saved.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
 
-from moco_eval.encoders.reader import read
-from moco_eval.errors import CheckpointError, UsageError
-from moco_eval.files import atomic_file
-from pretrain.moco import MoCo
+from moco_eval import __version__, distributed
+from moco_eval.encoders.reader import RECORD, read
+from moco_eval.errors import CheckpointError, DataError, RankError, UsageError
+from moco_eval.files import atomic_file, atomic_folder, sha256_of, sync_folder, write_text
+from pretrain.methods import Method
 from pretrain.supervised import Supervised
 
 NAME = "checkpoint.pth.tar"
+MANIFEST = "manifest.json"
+FOLDER = "checkpoints"
+FORMAT = 1
+# Two, so that one is good while another is written, read or found to be damaged.
+NUM_KEPT = 2
+# A new checkpoint beside an old one, and some room for metrics and pictures.
+SPACE_NEEDED = 2.2
 
 
-def save(
-    path: Path,
-    model: MoCo | Supervised,
-    optimizer: torch.optim.Optimizer,
-    *,
-    epoch: int,
-    arch: str,
-    manifest: dict[str, Any],
-) -> None:
-    """Write the state after ``epoch`` epochs in one piece: the old file stays until it is whole."""
-    module, prefix = _saved_module(model)
-    content = {
-        "epoch": epoch,
-        "arch": arch,
-        "state_dict": {f"{prefix}{name}": t for name, t in module.state_dict().items()},
-        "optimizer": optimizer.state_dict(),
-        "moco_eval": manifest,
-    }
-    with atomic_file(path) as file:
-        torch.save(content, file)
+@dataclass
+class State:
+    """Everything that training changes.
+
+    Attributes:
+        model: The method, whose encoders and queue are saved.
+        optimizer: With its momentum.
+        scaler: Of fp16's gradients; without a state in other precisions.
+    """
+
+    model: Method
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
 
 
-def resume(
-    path: Path,
-    model: MoCo | Supervised,
-    optimizer: torch.optim.Optimizer,
-    *,
-    manifest: dict[str, Any],
-) -> int:
-    """Restore the state that ``save`` wrote and return the number of finished epochs.
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        output: The run's folder.
+        arch: What the encoder is called in the files.
+        run: What the run is: recipe, data, seed. Another run's checkpoints are refused.
+    """
+
+    def __init__(self, output: Path, *, arch: str, run: Mapping[str, Any]) -> None:
+        self.final = output / NAME
+        self.folder = output / FOLDER
+        self.arch = arch
+        self.run = dict(run)
+
+    def save(self, state: State, *, step: int, epoch: int) -> Path:
+        """Write the state after ``step`` steps, in one piece, and return the file's path.
+
+        Raises:
+            OutputError: If it cannot be written; older checkpoints stay as they are.
+        """
+        module, prefix = _saved_module(state.model)
+        content = {
+            "epoch": epoch,
+            "step": step,
+            "arch": self.arch,
+            "state_dict": {f"{prefix}{name}": t for name, t in module.state_dict().items()},
+            "optimizer": state.optimizer.state_dict(),
+            "scaler": state.scaler.state_dict(),
+            RECORD: self.run,
+        }
+        path = self.folder / f"step-{step:08d}"
+        with atomic_folder(path) as folder:
+            with (folder / NAME).open("wb") as file:
+                hashed = _Hashing(file)
+                torch.save(_canonical(content), cast(IO[bytes], hashed))
+                file.flush()
+                os.fsync(file.fileno())
+            described = {"size": hashed.size, "sha256": hashed.sha256}
+            manifest = {
+                "format": FORMAT,
+                "step": step,
+                "epoch": epoch,
+                "world_size": distributed.world_size(),
+                "files": {NAME: described},
+                "code": __version__,
+                "torch": torch.__version__,
+            }
+            write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+        self._drop_old()
+        return path / NAME
+
+    def resume(self, state: State, *, allow_world_size_change: bool) -> int:
+        """Restore the newest good checkpoint and return its step; 0 where there is none.
+
+        Rank 0 chooses and the others follow. One whose bytes are not those that were written is put
+        aside as ``*.corrupt``, and the one before it is taken.
+
+        Raises:
+            CheckpointError: If there were checkpoints and none is good, or one is not ours.
+            UsageError: If it belongs to another run, or to another number of processes.
+            DataError: If only the images differ.
+        """
+        newest = torch.tensor([self._tidy_newest() if distributed.rank() == 0 else 0])
+        step = int(distributed.broadcast(newest.to(_device_of(state.model))))
+        if step < 0:
+            raise CheckpointError(
+                f"{self.folder} holds no checkpoint that is as it was written, see above. Choose "
+                "another --output, or remove that folder to begin again."
+            )
+        if step == 0:
+            return 0
+        path = self.folder / f"step-{step:08d}"
+        if not (path / NAME).exists():
+            raise RankError(f"Rank {distributed.rank()} does not see {path}, which rank 0 reads.")
+        self._refuse_other_world_size(path, allow_world_size_change)
+        root = read(path / NAME).root
+        refuse_other_run(path, saved=root.get(RECORD, {}), asked=self.run)
+        module, prefix = _saved_module(state.model)
+        tensors = {name.removeprefix(prefix): t for name, t in root["state_dict"].items()}
+        try:
+            module.load_state_dict(tensors, strict=True)
+            state.optimizer.load_state_dict(root["optimizer"])
+            state.scaler.load_state_dict(root["scaler"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} does not hold this run's state: {error}") from error
+        if root.get("step") != step:
+            raise CheckpointError(f"{path} says that it is of step {root.get('step')}.")
+        return step
+
+    def publish(self, step: int) -> None:
+        """Give the last checkpoint the name under which others look for it, unless it has it."""
+        newest = self.folder / f"step-{step:08d}" / NAME
+        if self.final.exists() and sha256_of(self.final) == sha256_of(newest):
+            return
+        with atomic_file(self.final) as file, newest.open("rb") as content:
+            shutil.copyfileobj(content, file)
+
+    def require_space(self, state: State) -> None:
+        """Refuse to begin a run whose checkpoints do not fit on the disk.
+
+        Raises:
+            UsageError: With what is needed and what is free.
+        """
+        needed = SPACE_NEEDED * _num_bytes(state)
+        parent = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(parent).free
+        if free < needed:
+            raise UsageError(
+                f"{self.folder} has {free / 2**20:,.0f} MiB free, and the checkpoints of this run "
+                f"need {needed / 2**20:,.0f} MiB. Choose another --output."
+            )
+
+    def _tidy_newest(self) -> int:
+        """The step of the newest checkpoint whose bytes are as written; 0: none; -1: none left."""
+        leftovers = list(self.folder.glob(".step-*.tmp"))
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
+        if leftovers:
+            print(f"{self.folder}: removed {len(leftovers)} half-written checkpoints.", flush=True)
+        steps = self._steps()
+        for step in steps:
+            path = self.folder / f"step-{step:08d}"
+            damage = _damage(path)
+            if damage is None:
+                return step
+            path.rename(path.with_name(f"{path.name}.corrupt"))
+            print(f"{path} is damaged ({damage}); put aside as {path.name}.corrupt.", flush=True)
+        return -1 if steps else 0
+
+    def _steps(self) -> list[int]:
+        """Steps of the complete checkpoints, newest first."""
+        found = [path.parent.name for path in self.folder.glob(f"step-*/{MANIFEST}")]
+        return sorted((int(name[5:]) for name in found if name[5:].isdigit()), reverse=True)
+
+    def _drop_old(self) -> None:
+        for step in self._steps()[NUM_KEPT:]:
+            path = self.folder / f"step-{step:08d}"
+            # Renamed first: a kill while it is removed leaves nothing that looks whole.
+            doomed = path.with_name(f".{path.name}.tmp")
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        sync_folder(self.folder)
+
+    def _refuse_other_world_size(self, path: Path, allowed: bool) -> None:
+        saved = json.loads((path / MANIFEST).read_text())["world_size"]
+        now = distributed.world_size()
+        if saved != now and not allowed:
+            raise UsageError(
+                f"{path} was written by {saved} processes, now there are {now}. Start {saved}, or "
+                "pass --allow-world-size-change: every step then sees the same images, but sums "
+                "are formed in another order, so that the last digits differ."
+            )
+
+
+def refuse_other_run(path: Path, *, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under other settings than it began with.
 
     Raises:
-        CheckpointError: If the file is damaged or is not one of ours.
-        UsageError: If it belongs to another run: each differing setting is named, both values.
+        UsageError: With each setting that differs and both values.
+        DataError: If only the images differ.
     """
-    root = read(path).root
-    if "moco_eval" not in root:
-        raise CheckpointError(
-            f"{path} was not written by moco-pretrain. Choose another --output for this run."
-        )
-    refuse_other_run(path, saved=root["moco_eval"], asked=manifest)
-    module, prefix = _saved_module(model)
-    tensors = {name.removeprefix(prefix): t for name, t in root["state_dict"].items()}
-    module.load_state_dict(tensors, strict=True)
-    optimizer.load_state_dict(root["optimizer"])
-    return int(root["epoch"])
-
-
-def refuse_other_run(path: Path, *, saved: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse to continue a run under other settings than it began with."""
     old, new = _flat(saved), _flat(asked)
-    differing = [
-        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        raise UsageError(
-            f"{path} belongs to another run: {'; '.join(differing)}. "
-            "Choose another --output, or repeat the settings it began with."
-        )
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if not differing:
+        return
+    told = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing)
+    error = DataError if differing == ["data"] else UsageError
+    raise error(
+        f"{path} belongs to another run: {told}. "
+        "Choose another --output, or repeat the settings it began with."
+    )
 
 
-def _saved_module(model: MoCo | Supervised) -> tuple[nn.Module, str]:
+class _Hashing:
+    """A file that knows the hash of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.size = 0
+        self._digest = hashlib.sha256()
+
+    def write(self, block: bytes) -> int:
+        self._digest.update(block)
+        self.size += len(block)
+        written: int = self.file.write(block)
+        return written
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's bytes; None if nothing is."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        expected = files[NAME]
+        size = (folder / NAME).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its {MANIFEST} cannot be used: {error!r}"
+    if size != expected["size"]:
+        return f"{NAME} has {size} of {expected['size']} bytes"
+    if sha256_of(folder / NAME) != expected["sha256"]:
+        return f"{NAME} has another sha256 than was written"
+    return None
+
+
+def _canonical(value: Any) -> Any:
+    """Equal content as equal bytes: pickle writes a string again unless it is the same object."""
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    return sys.intern(str(value)) if isinstance(value, str) else value
+
+
+def _saved_module(model: Method) -> tuple[nn.Module, str]:
     # Upstream saves what DistributedDataParallel wraps, hence its prefix.
-    return (model, "module.") if isinstance(model, MoCo) else (model.encoder, "")
+    return (model.encoder, "") if isinstance(model, Supervised) else (model, "module.")
 
 
-def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _num_bytes(state: State) -> int:
+    """What a checkpoint will take: the model, and what the optimizer keeps of each gradient."""
+    module, _ = _saved_module(state.model)
+    held = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    copies = 2 if isinstance(state.optimizer, torch.optim.AdamW) else 1
+    return held + copies * trained
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in manifest.items():
-        flat |= _flat(value) if isinstance(value, dict) else {key: _plain(value)}
+    for key, value in settings.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {key: _plain(value)}
     return flat
 
 

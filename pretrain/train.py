@@ -3,237 +3,271 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from moco_eval import report, schedules
-from moco_eval.data.catalog import ImageData
-from moco_eval.data.images import denormalize
-from moco_eval.data.sampler import EpochBatches, draw_key, keyed_generator
-from moco_eval.errors import DataError, DivergedError
-from moco_eval.recipes import as_dict
-from pretrain import checkpoint
+from moco_eval import distributed
+from moco_eval.data.splits import ImageData, TrainingImages
+from moco_eval.encoders.load import load_encoder
+from moco_eval.errors import DataError, PreemptedError, UsageError
+from moco_eval.optim import build_optimizer
+from moco_eval.progress import Pace, Progress
+from pretrain import logs, methods, update
+from pretrain.batches import Batch, Batches, DamagedImages, Views
+from pretrain.checkpoint import Checkpoints, State
+from pretrain.collapse import embedding_statistics
+from pretrain.heartbeat import Heartbeat
+from pretrain.methods import Method, Position
 from pretrain.moco import MoCo
-from pretrain.monitor import MetricsFile, online_knn, read_metrics
+from pretrain.monitor import online_knn
 from pretrain.recipes import Recipe
-from pretrain.supervised import Supervised, loss_and_top1
-from pretrain.views import Views, input_of, view_function
+from pretrain.signals import StopRequest
+from pretrain.views import Augmentation, augmentation
 
-LINE_EVERY_S = 30.0
+# How often in a run the spread of the embeddings is looked at.
+NUM_LOOKS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a run is carried out; none of it changes a bit of its result on one kind of device.
+    """How a run is carried out; its result changes by no more than rounding.
 
     Attributes:
-        num_workers: Processes that load images; 0 loads them in this one.
+        num_workers: Processes that load images, for each rank; 0 loads them in the rank's own.
         knn_every: Epochs between two kNN evaluations on the labelled data; 0 for none.
+        knn_limit: Images of each split that kNN looks at, evenly spread; 0 for all.
+        save_every: Steps between two checkpoints, beside the one after each epoch; 0 for none.
         device: ``cpu`` or ``cuda``.
+        compile: Compile the encoders, which pays on GPUs.
+        recompute: Gradient checkpointing: less memory, a third more time. For MoCo's queue.
+        accumulate: Parts that a process's queries are cut into, each with a backward pass of its
+            own, for less memory. For MoCo's queue, whose groups normalise apart anyway.
+        max_bad: How many damaged images the run bears.
+        init_from: An encoder, as ``load_encoder`` takes it, to begin with instead of fresh weights.
+        allow_world_size_change: Continue with another number of processes.
+        tensorboard: Also write TensorBoard's event file.
     """
 
     num_workers: int = 0
     knn_every: int = 0
+    knn_limit: int = 0
+    save_every: int = 0
     device: str = "cpu"
+    compile: bool = False
+    recompute: bool = False
+    accumulate: int = 1
+    max_bad: int = 100
+    init_from: str = ""
+    allow_world_size_change: bool = False
+    tensorboard: bool = False
 
 
-def train(  # noqa: PLR0915 - a story told from top to bottom
-    recipe: Recipe, data: ImageData, *, name: str, output: Path, seed: int, options: Options
+def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, with all that it needs
+    recipe: Recipe,
+    data: TrainingImages,
+    *,
+    name: str,
+    output: Path,
+    seed: int,
+    options: Options,
+    stop: StopRequest,
 ) -> Path:
     """Train until the recipe's last epoch and return the checkpoint's path.
 
-    The same call again continues from the last whole epoch, or returns at once when done.
+    The same call again continues from the newest checkpoint, or returns at once when done. In a run
+    of several processes each makes this call.
 
     Args:
         recipe: What to train; ``name`` is what the checkpoint calls it.
         data: Its training images; labels are used by the supervised baseline and by kNN alone.
         name: The recipe's name.
-        output: Folder of checkpoint, ``metrics.jsonl`` and pictures.
+        output: Folder of checkpoints, ``metrics.jsonl`` and pictures.
         seed: Decides initial weights and every draw.
         options: How to run.
+        stop: Is looked at after each step.
 
     Raises:
-        DataError: If there are fewer images than a batch.
-        DivergedError: If the loss is not finite; the last checkpoint stays as it was.
+        DataError: If there are fewer images than a batch, or too many are damaged.
+        DivergedError: If loss or gradient is not finite; no step was taken with them.
+        PreemptedError: If the process was asked to stop; the same call continues.
     """
+    _refuse_impossible(recipe, data, options)
+    is_first = distributed.rank() == 0
+    drawing = augmentation(
+        recipe.views, recipe.image_size, engine=recipe.view_engine, num_views=recipe.num_views
+    )
+    state = _initial_state(recipe, data, seed, options)
+
+    # A checkpoint in the output folder is this run's own, or the run is refused.
+    checkpoints = Checkpoints(
+        output,
+        arch=recipe.arch,
+        run={
+            "method": recipe.method,
+            "recipe": name,
+            "config": recipe.numbers(),
+            "input": dataclasses.asdict(drawing.spec),
+            "data": f"{data.id} {data.train.fingerprint}",
+            "init_from": _sha256_of(options.init_from),
+            "seed": seed,
+        },
+    )
+    steps_per_epoch = len(data.train) // recipe.batch_total
+    num_steps = recipe.epochs * steps_per_epoch
+    begun = checkpoints.resume(state, allow_world_size_change=options.allow_world_size_change)
+    if begun and is_first:
+        print(f"{checkpoints.folder}: {begun} of {num_steps} steps are done.", flush=True)
+    if begun >= num_steps:
+        if is_first:
+            checkpoints.publish(begun)
+        return checkpoints.final
+
+    # What the network will see, before any time is spent on it.
+    views = Views(data.train.images, drawing, seed=seed)
+    if is_first:
+        checkpoints.require_space(state)
+        title = f"{recipe.views} views at {recipe.image_size} pixels, as the network sees them"
+        logs.draw_views(views, title, output / "views.png")
+    damaged = DamagedImages(output, data.train.images, max_bad=options.max_bad)
+    batches = Batches(
+        views,
+        recipe.batch_total,
+        steps=range(begun, num_steps),
+        num_workers=options.num_workers,
+        device=options.device,
+    )
+    labels = None
+    if data.train.labels is not None:
+        labels = torch.tensor(data.train.labels, device=options.device)
+    top1_name = "train_top1" if recipe.method == "supervised" else "contrast_top1"
+    heart, pace = Heartbeat(output), Pace(recipe.batch_total)
+    progress = Progress(name, total=num_steps, done=begun, quiet=not is_first)
+    state.model.train()
+    with logs.keeping(output, progress, options.tensorboard) as log:
+        heart.beat("loading the first batch")
+        for step, batch in enumerate(pace.timed(batches), start=begun):
+            # One update, unless a rank's numbers are not finite: all learn of it before.
+            heart.beat(f"step {step}")
+            position = Position(recipe, seed, step, steps_per_epoch)
+            told = update.backward(state, batch, labels, position, num_parts=options.accumulate)
+            agreed = update.agree(state, told, batch, is_stopped=bool(stop.reason))
+            update.require_finite(agreed, batch, position, output)
+            update.step(state, position.lr)
+            damaged.note(batch, agreed.num_damaged)
+
+            # What there is to see of it; at the end of an epoch the encoder is judged, if asked.
+            row = {"step": step, "epoch": position.epoch, "lr": position.lr, "loss": agreed.loss}
+            row |= {top1_name: agreed.top1} | pace.figures()
+            done, ends_epoch = step + 1, (step + 1) % steps_per_epoch == 0
+            if step % max(1, num_steps // NUM_LOOKS) == 0:
+                row |= _embeddings(state.model, batch)
+            if ends_epoch and _is_due(position.epoch + 1, options.knn_every, recipe.epochs):
+                heart.beat("kNN")
+                row["knn_top1"] = _knn(state.model, drawing, data, limit=options.knn_limit)
+                pace.leave_out()
+            log(row)
+
+            # The state is saved after an epoch, when it is due, and before stopping.
+            if ends_epoch or agreed.num_stopped or _is_due(done, options.save_every, num_steps):
+                heart.beat(f"saving after step {step}")
+                if is_first:
+                    checkpoints.save(state, step=done, epoch=done // steps_per_epoch)
+                pace.leave_out()
+            if agreed.num_stopped and done < num_steps:
+                raise PreemptedError(
+                    f"Stopped by {stop.reason or 'a signal to another rank'} after step {done} of "
+                    f"{num_steps}; the state is saved. The same command continues."
+                )
+    if is_first:
+        checkpoints.publish(num_steps)
+        print(logs.draw_curves(recipe, output, num_classes=len(data.classes)), flush=True)
+    return checkpoints.final
+
+
+def _refuse_impossible(recipe: Recipe, data: TrainingImages, options: Options) -> None:
+    """Refuse what could only fail later, or would quietly do something else."""
     if len(data.train) < recipe.batch_total:
         raise DataError(
             f"{data.id} has {len(data.train)} training images, fewer than one batch of "
             f"{recipe.batch_total}. Take a smaller one: --set batch_total=..."
         )
-
-    model = _initial_model(recipe, data, seed)
-    model.to(options.device)
-    # Convolutions run a third faster on this layout; what they compute is the same.
-    model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        recipe.lr,
-        momentum=recipe.sgd_momentum,
-        weight_decay=recipe.weight_decay,
-    )
-
-    # A checkpoint in the output folder is this run's own, or the run is refused.
-    path = output / checkpoint.NAME
-    spec = input_of(recipe.views, recipe.image_size)
-    manifest = {
-        "method": recipe.method,
-        "recipe": name,
-        "config": as_dict(recipe),
-        "input": dataclasses.asdict(spec),
-        "data": f"{data.id} {data.train.fingerprint}",
-        "seed": seed,
-    }
-    first_epoch = 0
-    if path.exists():
-        first_epoch = checkpoint.resume(path, model, optimizer, manifest=manifest)
-        print(f"{path}: {first_epoch} of {recipe.epochs} epochs are done.")
-    if first_epoch >= recipe.epochs:
-        return path
-
-    # What the network will see, before any time is spent on it.
-    views = Views(
-        data.train.images,
-        view_function(recipe.views, recipe.image_size),
-        seed=seed,
-        num_views=2 if recipe.method == "moco" else 1,
-    )
-    _draw_views(views, recipe, output / "views.png")
-
-    batches = EpochBatches(
-        len(views), recipe.batch_total, seed=seed, first_epoch=first_epoch, num_epochs=recipe.epochs
-    )
-    steps_per_epoch = batches.batches_per_epoch
-    step = first_epoch * steps_per_epoch
-    metrics = MetricsFile(output / "metrics.jsonl", first_step=step)
-    loader = DataLoader(
-        views,
-        batch_sampler=batches,
-        num_workers=options.num_workers,
-        multiprocessing_context="fork" if options.num_workers else None,
-    )
-    labels = torch.tensor(data.train.labels, device=options.device)
-    top1_name = "contrast_top1" if recipe.method == "moco" else "train_top1"
-    progress = _Progress(name, total=recipe.epochs * steps_per_epoch, done=step)
-    model.train()
-    for *images, samples in loader:
-        # One update at this step's learning rate.
-        epoch = step // steps_per_epoch
-        lr = recipe.lr * _schedule(recipe, epoch, step, steps_per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        inputs = [v.to(options.device, memory_format=torch.channels_last) for v in images]
-        logits, targets = _forward(model, inputs, labels[samples], key=(seed, step))
-        loss, top1 = loss_and_top1(logits, targets)
-        if not math.isfinite(loss.item()):
-            raise DivergedError(
-                f"The loss is {loss.item()} at step {step} (lr {lr:.3g}). {path} still holds the "
-                "last good epoch. Try a smaller lr: --set lr=..."
-            )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        row = {"step": step, "epoch": epoch, "lr": lr, "loss": loss.item(), top1_name: top1}
-        step += 1
-
-        # At the end of an epoch the state is saved and, if asked, judged.
-        if step % steps_per_epoch == 0:
-            done = epoch + 1
-            if options.knn_every and (done % options.knn_every == 0 or done == recipe.epochs):
-                row["knn_top1"] = online_knn(model.encoder, spec, data)
-            checkpoint.save(path, model, optimizer, epoch=done, arch=recipe.arch, manifest=manifest)
-        metrics.append(row)
-        progress.show(row)
-    progress.close()
-    _draw_curves(recipe, data, output)
-    return path
-
-
-def _initial_model(recipe: Recipe, data: ImageData, seed: int) -> MoCo | Supervised:
-    """The model before the first step: the seed alone decides it, whatever ran before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draw_key(seed))
-        if recipe.method == "supervised":
-            return Supervised(recipe.arch, len(data.classes))
-        return MoCo(
-            recipe.arch,
-            recipe.dim,
-            recipe.queue_size,
-            recipe.key_momentum,
-            recipe.temperature,
-            recipe.mlp,
-            virtual_ranks=recipe.virtual_ranks,
+    if recipe.method == "supervised" and data.train.labels is None:
+        raise UsageError(f"{data.id} has no labels for the supervised baseline.")
+    if options.knn_every and not isinstance(data, ImageData):
+        raise UsageError(f"{data.id} has no labelled test images for kNN. Leave out --knn-every.")
+    has_queue = recipe.method == "moco" and recipe.mechanism == "queue"
+    if not has_queue and (options.accumulate > 1 or options.recompute):
+        raise UsageError(
+            "--accumulate and --recompute are for MoCo's queue, where each group normalises "
+            "apart: elsewhere they would change what BatchNorm or the contrast sees."
+        )
+    groups = max(1, recipe.num_ranks // distributed.world_size())
+    if groups % options.accumulate:
+        raise UsageError(
+            f"The {groups} virtual ranks of a process cannot be cut into --accumulate "
+            f"{options.accumulate} equal parts."
         )
 
 
-def _forward(
-    model: MoCo | Supervised, views: list[Tensor], labels: Tensor, *, key: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Logits and targets of one batch; ``key`` decides the shuffle."""
-    logits: Tensor
-    if isinstance(model, Supervised):
-        logits, targets = model(views[0], labels)
-    else:
-        shuffle = torch.randperm(len(labels), generator=keyed_generator(*key, len(labels)))
-        logits, targets = model(*views, permutation=shuffle.to(labels.device))
-    return logits, targets
+def _initial_state(recipe: Recipe, data: TrainingImages, seed: int, options: Options) -> State:
+    model = methods.build(
+        recipe, num_images=len(data.train), num_classes=len(data.classes), seed=seed
+    )
+    if options.init_from:
+        methods.begin_with(model, load_encoder(options.init_from))
+    if recipe.method != "moco":
+        distributed.synchronize_batch_norm(model, options.device)
+    if isinstance(model, MoCo):
+        model.recompute = options.recompute
+    # Convolutions run a third faster on this layout; what they compute is the same.
+    model.to(options.device).to(memory_format=torch.channels_last)
+    if options.compile:
+        for encoder in methods.encoders_of(model):
+            encoder.compile()
+    optimizer = build_optimizer(
+        recipe.optimizer,
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=recipe.peak_lr,
+        weight_decay=recipe.weight_decay,
+        sgd_momentum=recipe.sgd_momentum,
+    )
+    scaler = torch.amp.GradScaler(options.device, enabled=recipe.precision == "fp16")
+    return State(model, optimizer, scaler)
 
 
-def _schedule(recipe: Recipe, epoch: int, step: int, steps_per_epoch: int) -> float:
-    factor = schedules.warm_up(step, recipe.warmup_epochs * steps_per_epoch)
-    if recipe.schedule == "cosine":
-        return factor * schedules.cosine(epoch, recipe.epochs)
-    return factor * schedules.step_drops(epoch, recipe.lr_drops)
+def _sha256_of(init_from: str) -> str | None:
+    return load_encoder(init_from).tensor_sha256() if init_from else None
 
 
-def _draw_views(views: Views, recipe: Recipe, path: Path) -> None:
-    """The first images' views of the first epoch, de-normalised."""
-    spec = input_of(recipe.views, recipe.image_size)
-    with torch.random.fork_rng(devices=[]):
-        drawn = [views[0, sample][:-1] for sample in range(min(8, len(views)))]
-    stacked = torch.stack([torch.stack([denormalize(v, spec) for v in pair]) for pair in drawn])
-    report.views_sheet(
-        stacked.permute(0, 1, 3, 4, 2).numpy(),
-        path,
-        title=f"{recipe.views} views at {recipe.image_size} pixels, as the network sees them",
+def _embeddings(model: Method, batch: Batch) -> dict[str, Any]:
+    """The spread of the whole batch's embeddings."""
+    if len(batch.views) < 2:
+        return {}
+    first, second = (distributed.gather(methods.embed(model, view)) for view in batch.views)
+    if not first.isfinite().all():
+        return {}  # the next step ends the run, and says why
+    return dict(embedding_statistics(first, second))
+
+
+def _knn(model: Method, drawing: Augmentation, data: TrainingImages, *, limit: int) -> float:
+    assert isinstance(data, ImageData), "kNN without labels is refused at the start"
+    encoder = methods.encoder_of(model)
+    # Every rank follows its own groups' statistics; the run's are those of rank 0.
+    for buffer in encoder.buffers():
+        distributed.broadcast(buffer)
+    return online_knn(
+        encoder,
+        drawing.spec,
+        data,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        gather=distributed.gather_uneven,
+        limit=limit or None,
     )
 
 
-def _draw_curves(recipe: Recipe, data: ImageData, output: Path) -> None:
-    rows = read_metrics(output / "metrics.jsonl")
-    if recipe.method == "moco":
-        report.pretraining_curve(rows, recipe.queue_size, output / "loss.png")
-    points = [(row["epoch"] + 1, row["knn_top1"]) for row in rows if "knn_top1" in row]
-    if points:
-        report.knn_curve(points, output / "knn.png", chance=100 / len(data.classes))
-
-
-class _Progress:
-    """A bar on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, name: str, *, total: int, done: int) -> None:
-        self.bar = tqdm(total=total, initial=done, desc=name, disable=None)
-        self.name, self.total = name, total
-        self.last_line_s = time.monotonic()
-
-    def show(self, row: dict[str, Any]) -> None:
-        shown = {name: value for name, value in row.items() if name not in ("step", "epoch")}
-        text = " ".join(f"{name} {value:.3g}" for name, value in shown.items())
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update()
-        overdue = time.monotonic() - self.last_line_s > LINE_EVERY_S
-        last = row["step"] + 1 == self.total
-        if self.bar.disable and (overdue or last or "knn_top1" in row):
-            print(f"{self.name}: step {row['step'] + 1}/{self.total} {text}", flush=True)
-            self.last_line_s = time.monotonic()
-
-    def close(self) -> None:
-        self.bar.close()
+def _is_due(count: int, every: int, last: int) -> bool:
+    return bool(every) and (count % every == 0 or count == last)

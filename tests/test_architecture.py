@@ -20,7 +20,8 @@ FLOORS = [
     {"encoders"},
     {"data"},
     {"tables", "report", "trials", "typeset", "published"},
-    {"records", "recipes", "options", "schedules", "environment", "logistic"},
+    {"records", "recipes", "options", "schedules", "optim", "environment"}
+    | {"logistic", "progress", "distributed"},
     {"files"},
     {"errors"},
 ]

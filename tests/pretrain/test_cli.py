@@ -1,3 +1,4 @@
+import json
 import resource
 import subprocess
 import sys
@@ -13,7 +14,8 @@ def moco_pretrain(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_recipes_are_listed():
     done = moco_pretrain("recipes")
     assert done.returncode == 0
-    assert "mocov2-digits" in done.stdout
+    for told in ("mocov3-vit-base", "lr 0.00015 x 4096/256 = 0.0024", "arXiv:2104.02057", "76.7"):
+        assert told in done.stdout
 
 
 def test_help_teaches_by_example():
@@ -69,7 +71,7 @@ def test_a_disk_that_is_full_exits_74_and_leaves_no_part_of_a_checkpoint(tmp_pat
         [
             *(sys.executable, "-m", "pretrain.cli", "--recipe", "mocov2-digits"),
             *("--data", "digits", "--output", str(tmp_path / "out"), "--set", "epochs=1"),
-            *("--set", "batch_total=512", "--set", "virtual_ranks=1"),
+            *("--set", "batch_total=512", "--set", "num_ranks=1"),
         ],
         capture_output=True,
         text=True,
@@ -78,7 +80,7 @@ def test_a_disk_that_is_full_exits_74_and_leaves_no_part_of_a_checkpoint(tmp_pat
         preexec_fn=limit,
     )
     assert done.returncode == 74, done.stderr
-    assert "checkpoint.pth.tar cannot be written: File too large" in done.stderr
+    assert "step-00000002 cannot be written: File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"views.png", "metrics.jsonl"}
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["state"] == "failed"
+    assert not list((tmp_path / "out" / "checkpoints").iterdir())

@@ -2,12 +2,10 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from moco_eval.errors import UsageError
-from pretrain.moco import MoCo
-from pretrain.shuffle import by_group, by_shuffled_group
+from pretrain.moco import MoCo, follow
 
 
 def small_moco(**changes) -> MoCo:
@@ -82,7 +80,7 @@ def test_the_key_encoder_follows_by_hand():
     for q, k in zip(model.encoder_q.parameters(), model.encoder_k.parameters(), strict=True):
         q.data.fill_(2.0)
         k.data.fill_(1.0)
-    model._update_key_encoder()
+    follow(model.encoder_k, model.encoder_q, 0.9)
     for k in model.encoder_k.parameters():
         torch.testing.assert_close(k, torch.full_like(k, 1.1))
 
@@ -94,26 +92,6 @@ def test_the_tensors_bear_upstreams_names():
     assert small_moco().queue.shape == (8, 12)
 
 
-class Mean(nn.Module):
-    """Embeds each image as the mean of the group that it went through with."""
-
-    def forward(self, x):
-        return x.mean(0, keepdim=True).expand(len(x), -1)
-
-
-def test_groups_see_only_their_own_images():
-    # Two groups of two: (0, 2) has mean 1, (4, 10) has mean 7.
-    x = torch.tensor([[0.0], [2.0], [4.0], [10.0]])
-    assert by_group(Mean(), x, 2).flatten().tolist() == [1, 1, 7, 7]
-
-
-def test_shuffled_groups_come_back_in_order():
-    # Shuffled by (3, 0, 2, 1) the groups are images (3, 0) with mean 5 and (2, 1) with mean 3.
-    x = torch.tensor([[0.0], [2.0], [4.0], [10.0]])
-    permutation = torch.tensor([3, 0, 2, 1])
-    assert by_shuffled_group(Mean(), x, 2, permutation).flatten().tolist() == [5, 3, 3, 5]
-
-
 def test_virtual_ranks_normalise_apart():
     # BatchNorm over the whole batch and over its halves must differ, or shuffling does nothing.
     whole = small_moco(virtual_ranks=1)(images(1), images(2), permutation=torch.arange(4))[0]
@@ -121,6 +99,82 @@ def test_virtual_ranks_normalise_apart():
     assert not torch.allclose(whole, halves, atol=1e-3)
 
 
-def test_a_network_without_fc_is_refused():
-    with pytest.raises(UsageError, match="no last linear layer called fc"):
+def test_the_gradient_is_that_of_the_queue_before_the_keys_entered_it():
+    # Upstream clones the queue for this; here its oldest columns alone are kept.
+    model, twin = small_moco(), small_moco()
+    logits, labels = model(images(1), images(2), permutation=torch.arange(4))
+    F.cross_entropy(logits, labels).backward()
+
+    before = twin.queue.clone()
+    keys = twin.encode_keys(images(2), torch.arange(4))
+    queries = F.normalize(twin.encoder_q(images(1)), dim=1)
+    positives = (queries * keys).sum(1, keepdim=True)
+    by_hand = torch.cat([positives, queries @ before], dim=1) / twin.temperature
+    F.cross_entropy(by_hand, labels).backward()
+    for ours, expected in zip(
+        model.encoder_q.parameters(), twin.encoder_q.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours.grad, expected.grad, atol=1e-6, rtol=1e-4)
+    assert not torch.equal(model.queue, before)
+
+
+def test_two_forward_passes_before_a_backward_pass_are_refused():
+    # The first pass's negatives are gone by then: a wrong gradient would be silent.
+    model = small_moco()
+    first, labels = model(images(1), images(2))
+    model(images(3), images(4))
+    with pytest.raises(RuntimeError, match="took keys 2 times"):
+        F.cross_entropy(first, labels).backward()
+
+
+def test_the_forward_pass_does_not_copy_the_queue():
+    # A queue of 2^20 keys takes 32 MB; a step of 4 tiny images allocates far less than that.
+    model = small_moco(queue_size=2**20)
+    model(images(1), images(2))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        model.enqueue(model.encode_keys(images(2)))
+        model.encoder_q(images(1))
+    assert max(event.cpu_memory_usage for event in profile.key_averages()) < 2**24
+
+
+def test_accumulation_changes_neither_gradient_nor_queue():
+    # One backward pass over four groups, and four of one group each.
+    whole = small_moco(virtual_ranks=4, queue_size=16).double()
+    parts = copy.deepcopy(whole)
+    im_q, im_k = images(1, 8).double(), images(2, 8).double()
+    permutation = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    logits, labels = whole(im_q, im_k, permutation=permutation)
+    F.cross_entropy(logits, labels).backward()
+    keys = parts.encode_keys(im_k, permutation)
+    for group, own in zip(im_q.chunk(4), keys.chunk(4), strict=True):
+        logits, labels = parts.compare(group, own, num_groups=1)
+        (F.cross_entropy(logits, labels) / 4).backward()
+    parts.enqueue(keys)
+    assert torch.equal(whole.queue, parts.queue)
+    for ours, expected in zip(
+        parts.encoder_q.parameters(), whole.encoder_q.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours.grad, expected.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arch", "in_chans", "size"),
+    [
+        ("resnet18_cifar", 3, 32),
+        ("resnet10_small", 5, 32),
+        ("timm:convnext_atto", 3, 32),
+        ("timm:vit_tiny_patch16_224", 1, 32),
+    ],
+)
+def test_any_encoder_trains(arch, in_chans, size):
+    torch.manual_seed(0)
+    model = MoCo(arch, 8, 12, mlp=True, in_chans=in_chans, image_size=size)
+    logits, labels = model(*torch.randn(2, 2, in_chans, size, size))
+    assert logits.shape == (2, 13)
+    F.cross_entropy(logits, labels).backward()
+    assert all(p.grad is not None for p in model.encoder_q.parameters() if p.requires_grad)
+
+
+def test_a_network_without_a_linear_layer_is_refused():
+    with pytest.raises(UsageError, match="linear"):
         MoCo("pixels", dim=8, queue_size=12)

@@ -24,7 +24,10 @@ examples:
 
 A run that the results folder already holds is not repeated; --rerun repeats it."""
 
-IMAGE_KINDS = "digits, imagefolder:DIR or torchvision:NAME:DIR"
+IMAGE_KINDS = (
+    "digits, imagefolder:DIR, torchvision:NAME:DIR, csv:FILE, list:TRAIN:TEST, wds:TRAIN:TEST or "
+    "hf:NAME_OR_DIR"
+)
 SCENE_KINDS = (
     "digits-scenes[:DIR], coco:IMAGES:JSON or coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON"
 )

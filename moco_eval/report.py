@@ -123,7 +123,8 @@ def pretraining_curve(
             axes.set(title=title)
             axes.margins(y=0.1)
             _steps_below(axes)
-        _save(figure, path, title=f"Pretraining (bold: mean of {window} steps)")
+        smoothed = f" (bold: mean of {window} steps)" if window > 1 else ""
+        _save(figure, path, title=f"Pretraining{smoothed}")
     _save_numbers(frame, path)
 
 

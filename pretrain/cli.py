@@ -17,9 +17,10 @@ from moco_eval.errors import DivergedError, PreemptedError, RankError, UsageErro
 from moco_eval.files import write_text
 from moco_eval.options import add_run_options, command_parser
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.signals import StopRequest
+from pretrain.signals import StopRequest, die_with_parent
 
 PROGRAM = "moco-pretrain"
+STATUS = "status.json"
 DATA_HELP = (
     "digits, imagefolder:DIR, folder:DIR, torchvision:NAME:DIR, csv:FILE, list:FILE, wds:TARS or "
     "hf:NAME_OR_DIR"
@@ -46,8 +47,7 @@ def main() -> None:
     """Entry point of ``moco-pretrain``."""
     arguments = sys.argv[1:]
     if arguments == ["recipes"]:
-        print(list_recipes())
-        sys.exit(0)
+        sys.exit(errors.run(lambda: print(list_recipes()), program=PROGRAM, verbose=False))
     if arguments[:1] == ["slurm"]:
         write = functools.partial(_print_batch_file, arguments[1:])
         sys.exit(errors.run(write, program=PROGRAM, verbose=False))
@@ -74,12 +74,14 @@ def pretrain(arguments: Namespace, stop: StopRequest) -> None:
 
     from moco_eval import distributed
     from moco_eval.data.catalog import open_pretraining
-    from pretrain.batches import die_with_parent
     from pretrain.heartbeat import silent_ranks
     from pretrain.train import Options, train
 
     if distributed.is_launched():
         die_with_parent()
+    status = output / STATUS
+    if os.environ.get("RANK", "0") == "0" and status.exists():
+        status.unlink()  # of an earlier part of the run
     data = open_pretraining(arguments.data)
     options = Options(
         num_workers=arguments.workers,
@@ -114,12 +116,13 @@ def pretrain(arguments: Namespace, stop: StopRequest) -> None:
                 print(f"The checkpoint is {path}. Look at it with: moco-eval check {path}")
     except RankError as error:
         told = RankError(f"{error} {silent_ranks(output)}")
-        _leave_status(output, "failed", str(told))
+        # The rank that is missed, if it could still speak, has said why.
+        if not status.exists():
+            _leave_status(output, "failed", str(told))
         raise told from error
     except UsageError as error:
         states = {PreemptedError: "preempted", DivergedError: "diverged"}
-        if os.environ.get("RANK", "0") == "0":
-            _leave_status(output, states.get(type(error), "failed"), str(error))
+        _leave_status(output, states.get(type(error), "failed"), str(error))
         raise
 
 
@@ -206,7 +209,7 @@ def _leave_status(output: Path, state: str, reason: str) -> None:
     """Say how the run ended, for launchers that hide exit codes; nothing where nothing was made."""
     if output.is_dir():
         content = {"state": state, "requeue": state == "preempted", "reason": reason}
-        write_text(output / "status.json", json.dumps(content))
+        write_text(output / STATUS, json.dumps(content))
 
 
 if __name__ == "__main__":

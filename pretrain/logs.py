@@ -65,6 +65,7 @@ def draw_views(views: Views, title: str, path: Path) -> None:
         batch = [torch.stack(part) for part in zip(*drawn, strict=True)]
         finished = augmentation.finish(batch, "cpu")
     pictures = torch.stack([denormalize(view, augmentation.spec) for view in finished], dim=1)
+    pictures = pictures.expand(-1, -1, 3, -1, -1)  # luminance as grey
     report.views_sheet(pictures.permute(0, 1, 3, 4, 2).numpy(), path, title=title)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +93,11 @@ def build(recipe: Recipe, *, num_images: int, num_classes: int, seed: int) -> Me
 
 
 def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
-    arch, size = recipe.arch, recipe.image_size
+    arch = recipe.arch
+    image: dict[str, Any] = {"in_chans": recipe.in_chans, "image_size": recipe.image_size}
     virtual = recipe.num_ranks // distributed.world_size()
     if recipe.method == "supervised":
-        return Supervised(arch, num_classes, image_size=size)
+        return Supervised(arch, num_classes, **image)
     if recipe.method == "mocov3":
         return MoCoV3(
             arch,
@@ -103,7 +105,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
             recipe.mlp_dim,
             recipe.temperature,
             num_projector_layers=recipe.num_projector_layers,
-            image_size=size,
+            **image,
         )
     if recipe.mechanism == "end-to-end":
         return EndToEnd(
@@ -112,7 +114,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
             recipe.temperature,
             recipe.mlp,
             virtual_ranks=virtual,
-            image_size=size,
+            **image,
         )
     if recipe.mechanism == "memory-bank":
         return MemoryBank(
@@ -122,7 +124,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
             recipe.mlp,
             num_images=num_images,
             virtual_ranks=virtual,
-            image_size=size,
+            **image,
         )
     return MoCo(
         arch,
@@ -132,7 +134,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
         recipe.temperature,
         recipe.mlp,
         virtual_ranks=virtual,
-        image_size=size,
+        **image,
     )
 
 

@@ -25,6 +25,7 @@ class Recipe:
         view_engine: Who draws the views: ``reference`` as upstream, ``fast`` or ``device``, which
             differ from it by less than 2 of 255.
         image_size: Side of a view, in pixels.
+        in_chans: 3 for colour, 1 for luminance.
         epochs: Passes over the images.
         batch_total: Images a step, over all ranks.
         lr: Learning rate for 256 images a step; ``peak_lr`` is what the batch makes of it.
@@ -59,6 +60,7 @@ class Recipe:
     views: Literal["mocov1", "mocov2", "mocov3", "mocov3-resnet", "cifar10", "digits"]
     view_engine: Literal["reference", "fast", "device"] = "reference"
     image_size: int = 224
+    in_chans: Literal[1, 3] = 3
     epochs: int = 200
     batch_total: int = 256
     lr: float = 0.03
@@ -263,10 +265,11 @@ RECIPES = {
         _MOCOV2_DIGITS,
         method="mocov3",
         schedule="cosine-by-step",
-        optimizer="adamw",
-        lr=6e-3,
-        weight_decay=0.1,
+        optimizer="lars",
+        lr=4.0,
+        weight_decay=1e-6,
         mlp_dim=256,
+        temperature=1.0,
         key_momentum_schedule="cosine",
         num_ranks=1,
     ),

@@ -97,7 +97,11 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
     _refuse_impossible(recipe, data, options)
     is_first = distributed.rank() == 0
     drawing = augmentation(
-        recipe.views, recipe.image_size, engine=recipe.view_engine, num_views=recipe.num_views
+        recipe.views,
+        recipe.image_size,
+        in_chans=recipe.in_chans,
+        engine=recipe.view_engine,
+        num_views=recipe.num_views,
     )
     state = _initial_state(recipe, data, seed, options)
 
@@ -117,6 +121,8 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
     )
     steps_per_epoch = len(data.train) // recipe.batch_total
     num_steps = recipe.epochs * steps_per_epoch
+    heart, pace = Heartbeat(output), Pace(recipe.batch_total)
+    heart.beat("looking for a checkpoint")
     begun = checkpoints.resume(state, allow_world_size_change=options.allow_world_size_change)
     if begun and is_first:
         print(f"{checkpoints.folder}: {begun} of {num_steps} steps are done.", flush=True)
@@ -143,7 +149,6 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
     if data.train.labels is not None:
         labels = torch.tensor(data.train.labels, device=options.device)
     top1_name = "train_top1" if recipe.method == "supervised" else "contrast_top1"
-    heart, pace = Heartbeat(output), Pace(recipe.batch_total)
     progress = Progress(name, total=num_steps, done=begun, quiet=not is_first)
     state.model.train()
     with logs.keeping(output, progress, options.tensorboard) as log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Protocol
 
 from PIL import Image
@@ -53,17 +54,28 @@ class Augmentation(Protocol):
         """Turn what ``draw`` returned, collated, into views.
 
         Returns:
-            For each view normalised floats ``(N, 3, size, size)`` on ``device``.
+            For each view normalised floats ``(N, C, size, size)`` on ``device``.
         """
 
 
-def input_of(views: str, size: int) -> InputSpec:
-    """How an encoder that was trained on ``views`` of ``size`` pixels wants to be fed."""
-    return replace(_INPUTS.get(views, InputSpec()), size=size)
+def input_of(views: str, size: int, *, in_chans: int = 3) -> InputSpec:
+    """How an encoder that was trained on ``views`` of ``size`` pixels wants to be fed.
+
+    One channel is normalised by the mean of the colours' means and of their deviations.
+    """
+    spec = replace(_INPUTS.get(views, InputSpec()), size=size)
+    if in_chans == 3:
+        return spec
+    return replace(spec, mean=(fmean(spec.mean),), std=(fmean(spec.std),))
 
 
 def augmentation(
-    views: str, size: int, *, engine: str = "reference", num_views: int = 2
+    views: str,
+    size: int,
+    *,
+    in_chans: int = 3,
+    engine: str = "reference",
+    num_views: int = 2,
 ) -> Augmentation:
     """The augmentation called ``views``, made by ``engine``.
 
@@ -75,6 +87,7 @@ def augmentation(
     Args:
         views: A name of ``DISTRIBUTIONS``, or ``digits``.
         size: Side of a view, in pixels.
+        in_chans: 3 for colour, 1 for luminance.
         engine: One of ``ENGINES``; digits have the reference alone.
         num_views: Views of one image; where their distributions differ, they take turns.
 
@@ -83,7 +96,7 @@ def augmentation(
     """
     if engine not in ENGINES:
         raise unknown("engine of views", engine, ENGINES)
-    spec = input_of(views, size)
+    spec = input_of(views, size, in_chans=in_chans)
     if views == "digits":
         if engine != "reference":
             raise UsageError(

@@ -9,6 +9,7 @@ import pytest
 from moco_eval import cli
 from moco_eval.suite import protocol_module
 from pretrain import cli as pretrain_cli
+from pretrain import slurm
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -25,7 +26,11 @@ def test_the_readme_shows_commands():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_is_understood(line):
     program, *arguments = shlex.split(line, comments=True)
-    if program == "moco-pretrain":
+    if arguments == ["recipes"]:
+        assert pretrain_cli.list_recipes()
+    elif program == "moco-pretrain":
+        if arguments[0] == "slurm":
+            arguments = slurm.parser().parse_known_args(arguments[1:])[1][:-2]
         parsed = pretrain_cli.parser().parse_args(arguments)
         assert parsed.recipe in pretrain_cli.RECIPES
     else:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from moco_eval import records, tables
 from moco_eval.demo import MOCO, PIXELS, RANDOM, SUPERVISED
@@ -15,6 +18,7 @@ from moco_eval.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODERS = (RANDOM, PIXELS, SUPERVISED, MOCO)
+SEED_MARK = ", pretraining seed "
 BEGIN, END = "<!-- written by tools/render_results.py -->\n", "<!-- end -->\n"
 
 
@@ -28,10 +32,38 @@ def rendered() -> dict[Path, str]:
         ROOT / "results" / "tables" / f"digits.{suffix}": tables.render(table, form)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv"))
     }
+    files[ROOT / "results" / "tables" / "pretraining.md"] = pretraining_table(found)
     readme = (ROOT / "README.md").read_text()
     before, after = readme.split(BEGIN)[0], readme.split(END)[1]
     files[ROOT / "README.md"] = f"{before}{BEGIN}\n{tables.render(table, 'md')}\n{END}{after}"
     return files
+
+
+def pretraining_table(found: list[dict[str, Any]]) -> str:
+    """What each method reaches over its pretraining seeds, from the records that name one.
+
+    A record's encoder is one pretraining; its mean over draws is one value here, and the spread is
+    that of the pretrainings.
+    """
+    rows = [
+        {
+            "pretraining": name.partition(SEED_MARK)[0],
+            "encoder": name,
+            "protocol": f"{record['protocol']['id']} {record['dataset']['id']} top1",
+            "top1": record["metrics"]["top1"]["value"],
+        }
+        for record in found
+        if SEED_MARK in (name := record["encoder"]["id"]) and record["status"] == "ok"
+    ]
+    per_encoder = pd.DataFrame(rows).groupby(["pretraining", "protocol", "encoder"])["top1"].mean()
+    over_seeds = per_encoder.groupby(["pretraining", "protocol"]).agg(["mean", "std", "count"])
+    cells = over_seeds.apply(
+        lambda c: f"{c['mean']:.1f} ± {c['std']:.1f} ({c['count']:.0f})", axis=1
+    )
+    table = (
+        cells.unstack().reset_index().to_markdown(index=False, colalign=("left", "right", "right"))
+    )
+    return f"{table}\n\nCells, in percent: mean ± sample s.d. over pretraining seeds (seeds).\n"
 
 
 def main() -> None:

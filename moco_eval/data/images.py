@@ -30,7 +30,8 @@ class InputSpec:
 
     Attributes:
         size: Side of the square input, in pixels.
-        mean: Per channel, on the 0-1 scale, in ``channel_order``.
+        mean: Per channel, on the 0-1 scale, in ``channel_order``. One entry: the encoder takes
+            the luminance of an image.
         std: Per channel, likewise.
         channel_order: The order in which the first convolution expects colours.
         interpolation: How an image is resized.
@@ -83,9 +84,15 @@ def to_input(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
 
 
 def normalize(pixels: Tensor, spec: InputSpec) -> Tensor:
-    """Turn RGB pixels ``(..., 3, H, W)``, uint8 or float on 0-1, into the encoder's input."""
+    """Turn RGB pixels ``(..., 3, H, W)``, uint8 or float on 0-1, into the encoder's input.
+
+    Returns:
+        ``(..., C, H, W)``, with as many channels as ``spec`` has means: 3, or 1.
+    """
     scaled = F.to_dtype(pixels, torch.float32, scale=True)
-    if spec.channel_order == "BGR":
+    if len(spec.mean) == 1:
+        scaled = F.rgb_to_grayscale(scaled)
+    elif spec.channel_order == "BGR":
         scaled = scaled.flip(-3)
     normalized: Tensor = F.normalize(scaled, list(spec.mean), list(spec.std))
     return normalized

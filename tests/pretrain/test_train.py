@@ -7,6 +7,7 @@ import torch
 import torchvision
 
 from moco_eval.data.catalog import open_images
+from moco_eval.data.images import to_input
 from moco_eval.data.splits import ImageData, Split, TrainingImages, TrainingSplit
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import CheckpointError, DataError, DivergedError, PreemptedError, UsageError
@@ -227,3 +228,12 @@ def test_the_loss_of_a_fresh_queue_is_near_chance(digits, tmp_path):
     run(replace(TINY, temperature=1.0), digits, tmp_path)
     loss = read_metrics(tmp_path / "metrics.jsonl")[0]["loss"]
     assert loss == pytest.approx(math.log(33), abs=1.2)
+
+
+def test_one_channel_is_trained_and_evaluated_on_luminance(digits, tmp_path):
+    recipe = replace(TINY, epochs=1, in_chans=1)
+    path = run(recipe, digits, tmp_path, options=Options(knn_every=1))
+    encoder = load_encoder(str(path))
+    assert encoder.tensors()["conv1.weight"].shape[1] == 1
+    assert encoder.input.mean == pytest.approx((0.3,))
+    assert to_input(encoder.input)(digits.test.images[0]).shape == (1, 16, 16)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from moco_eval import distributed
 from moco_eval.data.decoding import DAMAGES, DamagedImageError, damage_of
 from moco_eval.data.sampler import EpochBatches, draw_key
 from moco_eval.errors import DataError, UsageError, output_error
-from pretrain.signals import STOP_SIGNALS
+from pretrain.signals import STOP_SIGNALS, die_with_parent
 from pretrain.views import Augmentation
 
 # A worker that is silent for this long hangs: a network disk answers within it or not at all.
@@ -131,14 +131,15 @@ class Batches:
         batches = iter(self.loader)
         while True:
             try:
-                *drawn, marks = next(batches)
+                with _noticing_dead_workers(self.loader.num_workers):
+                    *drawn, marks = next(batches)
             except StopIteration:
                 return
             except (UsageError, RuntimeError) as error:
                 raise _loading_failed(error) from error
             finished = self.views.augmentation.finish(drawn, self.device)
             views = [view.to(memory_format=torch.channels_last) for view in finished]
-            yield Batch(views, *marks.unbind(1))
+            yield Batch(views, *marks.to(self.device).unbind(1))
 
 
 class DamagedImages:
@@ -196,12 +197,26 @@ def name_of(images: Sequence[Any], sample: int) -> str:
     return named(sample) if named else f"image {sample}"
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends, however it ends."""
-    set_parent_death_signal = 1
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(set_parent_death_signal, signal.SIGKILL)
+@contextmanager
+def _noticing_dead_workers(num_workers: int) -> Iterator[None]:
+    """Raise within this block alone that a worker died.
+
+    torch raises it wherever the program is when the signal comes: in the middle of a save, or of a
+    collective, where it would pass for the death of a rank.
+    """
+    if num_workers == 0:
+        yield
+        return
+
+    def notice(*_: object) -> None:
+        torch._C._error_if_any_worker_fails()
+
+    signal.signal(signal.SIGCHLD, notice)
+    try:
+        notice()
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _begin_worker(worker: int) -> None:
@@ -217,4 +232,7 @@ def _loading_failed(error: Exception) -> UsageError:
     said = str(error).strip().splitlines()[-1]
     if isinstance(error, UsageError):
         return type(error)(said.removeprefix(f"{type(error).__module__}.{type(error).__name__}: "))
-    return DataError(f"Loading images failed: {said}")
+    advice = ""
+    if "killed by signal" in said:
+        advice = " The system does that when memory runs out: try fewer --workers."
+    return DataError(f"Loading images failed: {said.rstrip('. ')}.{advice}")

@@ -175,20 +175,22 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
         if leftovers:
             print(f"{self.folder}: removed {len(leftovers)} half-written checkpoints.", flush=True)
-        steps = self._steps()
-        for step in steps:
+        for step in self._steps():
             path = self.folder / f"step-{step:08d}"
-            damage = _damage(path)
+            damage = _damage(path, step)
             if damage is None:
                 return step
-            path.rename(path.with_name(f"{path.name}.corrupt"))
-            print(f"{path} is damaged ({damage}); put aside as {path.name}.corrupt.", flush=True)
-        return -1 if steps else 0
+            aside = path.with_name(f"{path.name}.corrupt")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            print(f"{path} is damaged ({damage}); put aside as {aside.name}.", flush=True)
+        # What was put aside counts: the same command again must not begin anew unasked.
+        return -1 if any(self.folder.glob("step-*.corrupt")) else 0
 
     def _steps(self) -> list[int]:
-        """Steps of the complete checkpoints, newest first."""
-        found = [path.parent.name for path in self.folder.glob(f"step-*/{MANIFEST}")]
-        return sorted((int(name[5:]) for name in found if name[5:].isdigit()), reverse=True)
+        """Steps of the checkpoints, newest first."""
+        found = [path.name[5:] for path in self.folder.glob("step-*")]
+        return sorted((int(number) for number in found if number.isdigit()), reverse=True)
 
     def _drop_old(self) -> None:
         for step in self._steps()[NUM_KEPT:]:
@@ -251,17 +253,21 @@ class _Hashing:
         return self._digest.hexdigest()
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's bytes; None if nothing is."""
+def _damage(folder: Path, step: int) -> str | None:
+    """What is wrong with the bytes of the checkpoint of ``step``; None if nothing is."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        expected = files[NAME]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        described, _ = manifest["step"], manifest["world_size"]
+        file = manifest["files"][NAME]
+        expected_size, expected_sha256 = file["size"], file["sha256"]
         size = (folder / NAME).stat().st_size
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its {MANIFEST} cannot be used: {error!r}"
-    if size != expected["size"]:
-        return f"{NAME} has {size} of {expected['size']} bytes"
-    if sha256_of(folder / NAME) != expected["sha256"]:
+    if described != step:
+        return f"its {MANIFEST} is of step {described}"
+    if size != expected_size:
+        return f"{NAME} has {size} of {expected_size} bytes"
+    if sha256_of(folder / NAME) != expected_sha256:
         return f"{NAME} has another sha256 than was written"
     return None
 
@@ -290,7 +296,8 @@ def _num_bytes(state: State) -> int:
     held = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     copies = 2 if isinstance(state.optimizer, torch.optim.AdamW) else 1
-    return held + copies * trained
+    needed: int = held + copies * trained
+    return needed
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from moco_eval.errors import PreemptedError, RankError
-from pretrain.signals import STOP_SIGNALS
+from pretrain.signals import STOP_SIGNALS, die_with_parent
 
 # How long the others may take to notice that a rank is gone, and to say what they know of it.
 GRACE_S = 10.0
@@ -40,11 +40,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
         "MASTER_PORT": str(_free_port()),
     }
     command = [sys.executable, "-m", "pretrain.cli", *arguments]
-    processes = [
-        subprocess.Popen(command, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(num_processes)
-    ]
-
+    processes: list[subprocess.Popen[bytes]] = []
     passed_on = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -55,6 +51,9 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
 
     previous = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
+        for rank in range(num_processes):
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(_start(command, own))
         failed = _watch(processes)
     finally:
         for process in processes:
@@ -73,11 +72,21 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
     return code if code > 0 else RankError.exit_code
 
 
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a rank; it dies with this process, and hears of Ctrl-C from it alone, and so once."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - there are no threads here
+        start_new_session=True,
+    )
+
+
 def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
     """Wait for all, or for the first that fails and then no longer than ``GRACE_S``.
 
     Returns:
-        Rank and return code of the first that failed, if any did.
+        Rank and return code of the one that is the cause, if any failed.
     """
     failed: tuple[int, int] | None = None
     ends_s = float("inf")
@@ -85,9 +94,10 @@ def _watch(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | No
         codes = [process.poll() for process in processes]
         bad = [(rank, code) for rank, code in enumerate(codes) if code]
         if bad and failed is None:
-            # A rank that a signal killed is the cause; the others' errors are the consequence.
-            failed = min(bad, key=lambda pair: pair[1])
             ends_s = time.monotonic() + GRACE_S
+        # The first is the cause; but who only misses another rank does not know it.
+        if bad and (failed is None or failed[1] == RankError.exit_code):
+            failed = min(bad, key=lambda pair: (pair[1] == RankError.exit_code, pair[1]))
         if None not in codes:
             break
         time.sleep(POLL_S)

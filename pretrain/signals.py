@@ -1,7 +1,8 @@
-"""Being asked to stop: the training loop looks after each step whether it was."""
+"""Being asked to stop, and ending with the process that started this one."""
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,3 +39,11 @@ class StopRequest:
         if number == signal.SIGINT and self.reason == "SIGINT":
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends, however it ends."""
+    set_parent_death_signal = 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(set_parent_death_signal, signal.SIGKILL)

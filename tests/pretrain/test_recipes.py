@@ -33,12 +33,13 @@ def smallest(recipe: Recipe) -> Recipe:
     )
 
 
-def two_steps(name, output):
-    labels = list(range(16)) if RECIPES[name].method == "supervised" else None
+def two_steps(name, output, **changes):
+    recipe = replace(smallest(RECIPES[name]), **changes)
+    labels = list(range(16)) if recipe.method == "supervised" else None
     images = TrainingSplit([Image.fromarray(pixels) for pixels in IMAGES], labels, "noise")
     data = TrainingImages("noise", tuple("abcdefghijklmnop" if labels else ""), images, None)
     settings = {"name": name, "seed": 0, "options": Options(), "stop": StopRequest()}
-    return train(smallest(RECIPES[name]), data, output=output, **settings)
+    return train(recipe, data, output=output, **settings)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -55,6 +56,16 @@ def test_every_recipe_builds_and_takes_two_steps(name, tmp_path):
 def test_every_recipe_takes_two_steps_on_two_ranks(name, tmp_path, on_ranks):
     on_ranks(2, two_steps, name, tmp_path)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+@pytest.mark.parametrize("engine", ["fast", "device"])
+def test_every_engine_of_views_trains_on_nearly_the_same_pictures(tmp_path, engine):
+    losses = []
+    for name in ("reference", engine):
+        two_steps("mocov2", tmp_path / name, view_engine=name, arch="resnet18")
+        losses.append(read_metrics(tmp_path / name / "metrics.jsonl")[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from moco_eval.errors import UsageError
+from pretrain import moco
 from pretrain.moco import MoCo, follow
 
 
@@ -33,6 +34,8 @@ def algorithm_1(model: MoCo, x_q, x_k, permutation):
 
 def test_a_step_is_the_papers_algorithm_1():
     model = small_moco()
+    for parameter in model.encoder_q.parameters():
+        parameter.data += 0.1  # or a key encoder that does not follow would be right, too
     permutation = torch.tensor([2, 0, 3, 1])
     expected, keys, f_k = algorithm_1(model, images(1), images(2), permutation)
     logits, labels = model(images(1), images(2), permutation=permutation)
@@ -83,6 +86,22 @@ def test_the_key_encoder_follows_by_hand():
     follow(model.encoder_k, model.encoder_q, 0.9)
     for k in model.encoder_k.parameters():
         torch.testing.assert_close(k, torch.full_like(k, 1.1))
+
+
+def test_the_key_encoder_follows_to_upstreams_last_digit(monkeypatch):
+    # In chunks of one tensor and of all: param_k * m + param_q * (1 - m), each product rounded.
+    for chunk in (1, 2**20):
+        monkeypatch.setattr(moco, "CHUNK_NUMEL", chunk)
+        model = small_moco()
+        for parameter in model.encoder_q.parameters():
+            parameter.data += torch.rand_like(parameter)
+        expected = [
+            k * 0.999 + q * (1.0 - 0.999)
+            for k, q in zip(model.encoder_k.parameters(), model.encoder_q.parameters(), strict=True)
+        ]
+        follow(model.encoder_k, model.encoder_q, 0.999)
+        for k, by_hand in zip(model.encoder_k.parameters(), expected, strict=True):
+            assert torch.equal(k, by_hand)
 
 
 def test_the_tensors_bear_upstreams_names():

@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@echo "Running the tests; those marked detectron2 are skipped where it is absent."
-	@$(BIN)/python -m pytest -q -rs
+	@$(BIN)/python -m pytest -q -rs -n auto
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .

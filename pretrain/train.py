@@ -73,7 +73,7 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
     output: Path,
     seed: int,
     options: Options,
-    stop: StopRequest,
+    stop: StopRequest | None = None,
 ) -> Path:
     """Train until the recipe's last epoch and return the checkpoint's path.
 
@@ -87,7 +87,7 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
         output: Folder of checkpoints, ``metrics.jsonl`` and pictures.
         seed: Decides initial weights and every draw.
         options: How to run.
-        stop: Is looked at after each step.
+        stop: Is looked at after each step; nobody asks to stop if left out.
 
     Raises:
         DataError: If there are fewer images than a batch, or too many are damaged.
@@ -95,6 +95,7 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
         PreemptedError: If the process was asked to stop; the same call continues.
     """
     _refuse_impossible(recipe, data, options)
+    stop = stop or StopRequest()
     is_first = distributed.rank() == 0
     drawing = augmentation(
         recipe.views,

@@ -9,7 +9,6 @@ from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import UsageError
 from pretrain.monitor import read_metrics
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.signals import StopRequest
 from pretrain.train import Options, train
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (16, 64, 64, 3), dtype=np.uint8)
@@ -38,7 +37,7 @@ def two_steps(name, output, **changes):
     labels = list(range(16)) if recipe.method == "supervised" else None
     images = TrainingSplit([Image.fromarray(pixels) for pixels in IMAGES], labels, "noise")
     data = TrainingImages("noise", tuple("abcdefghijklmnop" if labels else ""), images, None)
-    settings = {"name": name, "seed": 0, "options": Options(), "stop": StopRequest()}
+    settings = {"name": name, "seed": 0, "options": Options()}
     return train(recipe, data, output=output, **settings)
 
 

@@ -30,7 +30,7 @@ def digits() -> ImageData:
 
 
 def run(recipe, data, output, **changes):
-    settings = {"name": "tiny", "seed": 0, "options": Options(), "stop": StopRequest()}
+    settings = {"name": "tiny", "seed": 0, "options": Options()}
     return train(recipe, data, output=output, **(settings | changes))
 
 

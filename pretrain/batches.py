@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +132,7 @@ class Batches:
             DataError: If an image cannot be replaced, or a worker dies or hangs.
         """
         batches = iter(self.loader)
+        atexit.register(_end_workers, getattr(batches, "_workers", ()))
         while True:
             try:
                 with _noticing_dead_workers(self.loader.num_workers):
@@ -204,7 +208,8 @@ def _noticing_dead_workers(num_workers: int) -> Iterator[None]:
     torch raises it wherever the program is when the signal comes: in the middle of a save, or of a
     collective, where it would pass for the death of a rank.
     """
-    if num_workers == 0:
+    # Signals are the main thread's.
+    if num_workers == 0 or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -227,12 +232,20 @@ def _begin_worker(worker: int) -> None:
     multiprocessing.current_process().name = f"loader worker {worker}"
 
 
+def _end_workers(workers: Sequence[BaseProcess]) -> None:
+    """Python would ask workers to stop, which they leave to us, and then wait for them for ever."""
+    for worker in workers:
+        worker.kill()
+
+
 def _loading_failed(error: Exception) -> UsageError:
     # torch puts the worker's whole traceback into the message; its last line is the error's own.
-    said = str(error).strip().splitlines()[-1]
+    # Of a worker that died it may say no more than that, and name the signal in the cause.
+    told = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error
+    said = str(told).strip().splitlines()[-1]
     if isinstance(error, UsageError):
         return type(error)(said.removeprefix(f"{type(error).__module__}.{type(error).__name__}: "))
     advice = ""
-    if "killed by signal" in said:
-        advice = " The system does that when memory runs out: try fewer --workers."
+    if "DataLoader worker" in said:
+        advice = " The system kills one when memory runs out: try fewer --workers."
     return DataError(f"Loading images failed: {said.rstrip('. ')}.{advice}")

@@ -36,7 +36,10 @@ class Heartbeat:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(f"{os.getpid()} {doing}")
+            # Whoever reads it at this moment finds the last word or this one, never a part.
+            unread = self.path.with_name(f".{self.path.name}")
+            unread.write_text(f"{os.getpid()} {doing}")
+            unread.replace(self.path)
         except OSError as error:
             raise output_error(self.path, error) from error
         self.last_s, self.last_kind = now, kind

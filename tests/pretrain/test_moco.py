@@ -150,7 +150,7 @@ def test_the_forward_pass_does_not_copy_the_queue():
     # A queue of 2^20 keys takes 32 MB; a step of 4 tiny images allocates far less than that.
     model = small_moco(queue_size=2**20)
     model(images(1), images(2))
-    with torch.profiler.profile(profile_memory=True) as profile:
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         model.enqueue(model.encode_keys(images(2)))
         model.encoder_q(images(1))
     assert max(event.cpu_memory_usage for event in profile.key_averages()) < 2**24

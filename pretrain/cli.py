@@ -173,7 +173,9 @@ def _recipe_of(arguments: Namespace, num_processes: int) -> Recipe:
     overrides = list(arguments.set)
     if arguments.virtual_ranks:
         overrides.append(f"num_ranks={arguments.virtual_ranks * num_processes}")
-    return recipes.choose(RECIPES, arguments.recipe, overrides)
+    recipe = recipes.choose(RECIPES, arguments.recipe, overrides)
+    recipe.virtual_ranks(num_processes)  # or it cannot be shared out
+    return recipe
 
 
 def _introduce(name: str, recipe: Recipe, images: str) -> None:

@@ -13,7 +13,7 @@ from moco_eval import distributed, schedules
 from moco_eval.data.sampler import draw_key, keyed_generator
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks import classifier_name
-from moco_eval.errors import CheckpointError, UsageError
+from moco_eval.errors import CheckpointError
 from pretrain import shuffle
 from pretrain.batches import Batch
 from pretrain.mechanisms import EndToEnd, MemoryBank
@@ -79,23 +79,15 @@ def build(recipe: Recipe, *, num_images: int, num_classes: int, seed: int) -> Me
         UsageError: If the recipe's ranks cannot be shared out among the processes, or nobody knows
             its architecture.
     """
-    num_processes = distributed.world_size()
-    shared = recipe.num_ranks if recipe.method == "moco" else recipe.batch_total
-    if shared % num_processes:
-        name = "num_ranks" if recipe.method == "moco" else "batch_total"
-        raise UsageError(
-            f"{name} = {shared} cannot be shared out equally among {num_processes} processes. "
-            f"Take a number of processes that divides it, or: --set {name}=..."
-        )
+    virtual_ranks = recipe.virtual_ranks(distributed.world_size())
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(draw_key(seed))
-        return _build(recipe, num_images, num_classes)
+        return _build(recipe, num_images, num_classes, virtual_ranks)
 
 
-def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
+def _build(recipe: Recipe, num_images: int, num_classes: int, virtual_ranks: int) -> Method:
     arch = recipe.arch
     image: dict[str, Any] = {"in_chans": recipe.in_chans, "image_size": recipe.image_size}
-    virtual = recipe.num_ranks // distributed.world_size()
     if recipe.method == "supervised":
         return Supervised(arch, num_classes, **image)
     if recipe.method == "mocov3":
@@ -113,7 +105,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
             recipe.dim,
             recipe.temperature,
             recipe.mlp,
-            virtual_ranks=virtual,
+            virtual_ranks=virtual_ranks,
             **image,
         )
     if recipe.mechanism == "memory-bank":
@@ -123,7 +115,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
             recipe.temperature,
             recipe.mlp,
             num_images=num_images,
-            virtual_ranks=virtual,
+            virtual_ranks=virtual_ranks,
             **image,
         )
     return MoCo(
@@ -133,7 +125,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int) -> Method:
         recipe.key_momentum,
         recipe.temperature,
         recipe.mlp,
-        virtual_ranks=virtual,
+        virtual_ranks=virtual_ranks,
         **image,
     )
 

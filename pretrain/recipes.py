@@ -103,6 +103,21 @@ class Recipe:
         single = self.method == "supervised" or self.mechanism == "memory-bank"
         return 1 if single else 2
 
+    def virtual_ranks(self, num_processes: int) -> int:
+        """How many of the run's ranks each of ``num_processes`` carries.
+
+        Raises:
+            UsageError: If they, or the batch where nothing normalises apart, cannot be shared out.
+        """
+        name = "num_ranks" if self.method == "moco" else "batch_total"
+        shared = self.num_ranks if self.method == "moco" else self.batch_total
+        if shared % num_processes:
+            raise UsageError(
+                f"{name} = {shared} cannot be shared out equally among {num_processes} processes. "
+                f"Take a number of processes that divides it, or: --set {name}=..."
+            )
+        return self.num_ranks // num_processes
+
     def numbers(self) -> dict[str, Any]:
         """What decides a run: everything but where it comes from and what it reached."""
         described = ("source", "published")

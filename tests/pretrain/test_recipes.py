@@ -98,6 +98,17 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused():
         replace(RECIPES["mocov2-digits"], num_ranks=3)
 
 
+def test_ranks_are_shared_out_among_processes_or_refused():
+    # Eight ranks are 8, 4 and 1 on 1, 2 and 8 processes; v3 shares out its batch of 4096.
+    shares = [RECIPES["mocov2"].virtual_ranks(num) for num in (1, 2, 8)]
+    assert shares == [8, 4, 1]
+    RECIPES["mocov3-resnet50"].virtual_ranks(64)
+    with pytest.raises(UsageError, match="num_ranks = 8 cannot be shared out equally among 3"):
+        RECIPES["mocov2"].virtual_ranks(3)
+    with pytest.raises(UsageError, match=r"batch_total = 4096 cannot be shared out .* among 3"):
+        RECIPES["mocov3-resnet50"].virtual_ranks(3)
+
+
 def test_a_mechanism_of_v1_is_refused_for_v3():
     with pytest.raises(UsageError, match="mechanism=memory-bank is for MoCo v1 and v2"):
         replace(RECIPES["mocov3-resnet50"], mechanism="memory-bank")

@@ -42,6 +42,7 @@ def ranks(device: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     if not is_launched():
         yield
         return
+    own_gpu = None
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -49,10 +50,12 @@ def ranks(device: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
                 f"Rank {local} of this machine has no GPU: {torch.cuda.device_count()} are here. "
                 "Start fewer processes, or take: --device cpu"
             )
-        torch.cuda.set_device(local)
+        own_gpu = torch.device("cuda", local)
+        torch.cuda.set_device(own_gpu)
     start = timedelta(seconds=max(timeout_s, START_TIMEOUT_S))
     with _broken_ranks_named():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=start)
+        backend = "nccl" if own_gpu else "gloo"
+        dist.init_process_group(backend, timeout=start, device_id=own_gpu)
         # The first collective may wait for a rank that is still importing; later ones may not.
         dist.barrier()
     _set_timeout(timeout_s)

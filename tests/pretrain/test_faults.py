@@ -3,6 +3,7 @@
 After each run none of its processes lives.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -126,11 +127,9 @@ def alive(output):
     """Processes that name ``output``; a zombie has no command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if str(output).encode() in path.read_bytes().split(b"\0"):
                 found.append(path.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
-            pass
     return found
 
 

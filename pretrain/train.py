@@ -11,6 +11,7 @@ import torch
 
 from moco_eval import distributed
 from moco_eval.data.splits import ImageData, TrainingImages
+from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DataError, PreemptedError, UsageError
 from moco_eval.optim import build_optimizer
@@ -104,7 +105,8 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
         engine=recipe.view_engine,
         num_views=recipe.num_views,
     )
-    state = _initial_state(recipe, data, seed, options)
+    given = load_encoder(options.init_from) if options.init_from else None
+    state = _initial_state(recipe, data, seed, options, given)
 
     # A checkpoint in the output folder is this run's own, or the run is refused.
     checkpoints = Checkpoints(
@@ -116,7 +118,7 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
             "config": recipe.numbers(),
             "input": dataclasses.asdict(drawing.spec),
             "data": f"{data.id} {data.train.fingerprint}",
-            "init_from": _sha256_of(options.init_from),
+            "init_from": given.tensor_sha256() if given else None,
             "seed": seed,
         },
     )
@@ -218,12 +220,14 @@ def _refuse_impossible(recipe: Recipe, data: TrainingImages, options: Options) -
         )
 
 
-def _initial_state(recipe: Recipe, data: TrainingImages, seed: int, options: Options) -> State:
+def _initial_state(
+    recipe: Recipe, data: TrainingImages, seed: int, options: Options, given: Encoder | None
+) -> State:
     model = methods.build(
         recipe, num_images=len(data.train), num_classes=len(data.classes), seed=seed
     )
-    if options.init_from:
-        methods.begin_with(model, load_encoder(options.init_from))
+    if given:
+        methods.begin_with(model, given)
     if recipe.method != "moco":
         distributed.synchronize_batch_norm(model, options.device)
     if isinstance(model, MoCo):
@@ -242,10 +246,6 @@ def _initial_state(recipe: Recipe, data: TrainingImages, seed: int, options: Opt
     )
     scaler = torch.amp.GradScaler(options.device, enabled=recipe.precision == "fp16")
     return State(model, optimizer, scaler)
-
-
-def _sha256_of(init_from: str) -> str | None:
-    return load_encoder(init_from).tensor_sha256() if init_from else None
 
 
 def _embeddings(model: Method, batch: Batch) -> dict[str, Any]:

@@ -257,20 +257,3 @@ def _broken_ranks_named() -> Iterator[None]:
         raise RankError(
             f"Rank {rank()} waited for the others in vain: {str(error).splitlines()[0]}"
         ) from error
-
-
-__all__ = [
-    "TIMEOUT_S",
-    "average_gradients",
-    "broadcast",
-    "exchange",
-    "gather",
-    "gather_uneven",
-    "gather_with_gradient",
-    "is_launched",
-    "rank",
-    "ranks",
-    "synchronize_batch_norm",
-    "total",
-    "world_size",
-]

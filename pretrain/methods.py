@@ -87,9 +87,9 @@ def build(recipe: Recipe, *, num_images: int, num_classes: int, seed: int) -> Me
 
 def _build(recipe: Recipe, num_images: int, num_classes: int, virtual_ranks: int) -> Method:
     arch = recipe.arch
-    image: dict[str, Any] = {"in_chans": recipe.in_chans, "image_size": recipe.image_size}
+    settings: dict[str, Any] = {"in_chans": recipe.in_chans, "image_size": recipe.image_size}
     if recipe.method == "supervised":
-        return Supervised(arch, num_classes, **image)
+        return Supervised(arch, num_classes, **settings)
     if recipe.method == "mocov3":
         return MoCoV3(
             arch,
@@ -97,27 +97,14 @@ def _build(recipe: Recipe, num_images: int, num_classes: int, virtual_ranks: int
             recipe.mlp_dim,
             recipe.temperature,
             num_projector_layers=recipe.num_projector_layers,
-            **image,
+            **settings,
         )
+    contrast = (recipe.dim, recipe.temperature, recipe.mlp)
+    settings["virtual_ranks"] = virtual_ranks
     if recipe.mechanism == "end-to-end":
-        return EndToEnd(
-            arch,
-            recipe.dim,
-            recipe.temperature,
-            recipe.mlp,
-            virtual_ranks=virtual_ranks,
-            **image,
-        )
+        return EndToEnd(arch, *contrast, **settings)
     if recipe.mechanism == "memory-bank":
-        return MemoryBank(
-            arch,
-            recipe.dim,
-            recipe.temperature,
-            recipe.mlp,
-            num_images=num_images,
-            virtual_ranks=virtual_ranks,
-            **image,
-        )
+        return MemoryBank(arch, *contrast, num_images=num_images, **settings)
     return MoCo(
         arch,
         recipe.dim,
@@ -125,8 +112,7 @@ def _build(recipe: Recipe, num_images: int, num_classes: int, virtual_ranks: int
         recipe.key_momentum,
         recipe.temperature,
         recipe.mlp,
-        virtual_ranks=virtual_ranks,
-        **image,
+        **settings,
     )
 
 

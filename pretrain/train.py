@@ -14,7 +14,7 @@ from moco_eval.data.splits import ImageData, TrainingImages
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DataError, PreemptedError, UsageError
-from moco_eval.optim import build_optimizer
+from moco_eval.optim import build_optimizer, parameters_of
 from moco_eval.progress import Pace, Progress
 from pretrain import logs, methods, update
 from pretrain.batches import Batch, Batches, DamagedImages, Views
@@ -239,7 +239,7 @@ def _initial_state(
             encoder.compile()
     optimizer = build_optimizer(
         recipe.optimizer,
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        parameters_of(model),
         lr=recipe.peak_lr,
         weight_decay=recipe.weight_decay,
         sgd_momentum=recipe.sgd_momentum,

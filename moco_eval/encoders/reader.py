@@ -1,58 +1,49 @@
 """A checkpoint's bytes become tensors. Recognised by content, not by name; nothing in it ever runs.
 
-safetensors holds no code. Torch files are pickles, which would run code if they were loaded in
-full, so they are loaded with ``weights_only=True`` said explicitly: ``torch.load`` then ignores
-TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD, and what it refuses is refused here.
+safetensors and numpy's arrays hold no code. Everything else is a pickle, and a pickle is a program:
+``inert`` notes what it would do instead of doing it. Torch files that ask for nothing but tensors
+and plain values are then loaded by ``torch.load(weights_only=True)``, all others from those notes.
 """
 
 from __future__ import annotations
 
-import argparse
 import codecs
-import contextlib
 import difflib
 import json
-import pickle
 import re
-import struct
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-
+from moco_eval.encoders.archives import read_legacy, read_zip
+from moco_eval.encoders.inert import Inert
+from moco_eval.encoders.pickles import read_pickle
+from moco_eval.encoders.refusals import damage_named, refuse_damaged, shortened
+from moco_eval.encoders.sharded import INDEX, METADATA, read_indexed, read_sharded, sha256_of_all
+from moco_eval.encoders.tensorflow_bundle import is_index, read_bundle
 from moco_eval.errors import CheckpointError
 from moco_eval.files import sha256_of
 
+__all__ = ["CONFIG", "RECORD", "CheckpointFile", "read", "shortened"]
+
 # A folder as Hugging Face and timm save it; the first file of weights that exists is read.
 CONFIG = "config.json"
-FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FOLDER_CONFIGS = (CONFIG, "preprocessor_config.json", "open_clip_config.json")
+FOLDER_WEIGHTS = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+)
 
 # Where our own files say what they hold: a root key, or this entry of safetensors' or of a bare
 # state dict's metadata.
 RECORD = "moco_eval"
 
-# timm, DINO, MAE and torchvision's scripts save their parsed command line: plain values.
-SAFE_GLOBALS = (argparse.Namespace,)
-
 ZIP_MAGIC = b"PK\x03\x04"
-# torch's first format: a pickled magic number, protocol 2.
-LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-# What unpickling a damaged file raises, besides errors of input and output.
-DAMAGED = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    struct.error,
-)
+# A pickle, and the number that torch's first format pickles before all else.
+PICKLE_MAGIC = b"\x80"
+LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +53,9 @@ class CheckpointFile:
     Attributes:
         path: The file, or the folder that holds it.
         root: The outermost mapping, nested as its author saved it; tensors lie on the CPU.
-        metadata: Text that lies beside the tensors: safetensors' header, a folder's config.json.
-        sha256: Of the bytes of the file with the weights.
+        metadata: Text that lies beside the tensors: safetensors' header, a folder's
+            configurations by their file names.
+        sha256: Of the bytes of the file with the weights, or of all such files in sorted order.
     """
 
     path: Path
@@ -73,11 +65,13 @@ class CheckpointFile:
 
 
 def read(path: Path) -> CheckpointFile:
-    """Read the checkpoint at ``path``: a file, or a folder with config.json and weights.
+    """Read the checkpoint at ``path``: a file, or a folder as Hugging Face or torch's DCP saves it.
+
+    Whole modules come back as their state dicts, objects of unknown classes as ``Inert``.
 
     Raises:
-        CheckpointError: If it is missing, empty, truncated, no checkpoint, or holds anything but
-            tensors and plain values.
+        CheckpointError: If it is missing, empty, truncated, no checkpoint, larger when read than
+            the file is, or asks for what only an attack asks for.
     """
     if not path.exists():
         near = difflib.get_close_matches(path.name, _siblings(path), n=1)
@@ -86,15 +80,35 @@ def read(path: Path) -> CheckpointFile:
             f"There is no file {path}.{offer} An encoder is a checkpoint's path, random:ARCH, "
             "torchvision:NAME, timm:NAME or pixels."
         )
-    metadata: dict[str, str] = {}
-    weights = path
-    if path.is_dir():
-        weights = _weights_in(path)
-        metadata[CONFIG] = (path / CONFIG).read_text(encoding="utf-8", errors="replace")
-    root, header = _read_file(weights)
-    return CheckpointFile(
-        path=path, root=root, metadata=metadata | header, sha256=sha256_of(weights)
-    )
+    if not path.is_dir():
+        root, header, files = _read_file(path)
+        return _checked(path, root, header, files)
+    if (path / METADATA).is_file():
+        root, files = read_sharded(path)
+        return _checked(path, root, {}, files)
+    weights = _weights_in(path)
+    beside = {
+        name: (path / name).read_text(encoding="utf-8", errors="replace")
+        for name in FOLDER_CONFIGS
+        if (path / name).is_file()
+    }
+    root, header, files = _read_file(weights)
+    return _checked(path, root, beside | header, files)
+
+
+def _checked(path: Path, root: Any, header: dict[str, str], files: list[Path]) -> CheckpointFile:
+    if not isinstance(root, Mapping):
+        kind = root.kind if isinstance(root, Inert) else type(root).__name__
+        raise CheckpointError(
+            f"{path} holds a {kind}, not a mapping of names to tensors. Save the network's "
+            "state_dict() instead."
+        )
+    # A state dict carries its modules' versions as an attribute, and our record beside them.
+    attached = getattr(root, "_metadata", None)
+    record = attached.get(RECORD) if isinstance(attached, Mapping) else None
+    metadata = header | ({RECORD: record} if isinstance(record, str) else {})
+    digest = sha256_of(files[0]) if len(files) == 1 else sha256_of_all(files)
+    return CheckpointFile(path=path, root=root, metadata=metadata, sha256=digest)
 
 
 def _siblings(path: Path) -> list[str]:
@@ -103,26 +117,39 @@ def _siblings(path: Path) -> list[str]:
 
 def _weights_in(folder: Path) -> Path:
     found = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
-    if not (folder / CONFIG).is_file() or not found:
+    if not any((folder / name).is_file() for name in FOLDER_CONFIGS) or not found:
         names = sorted(child.name for child in folder.iterdir())
         raise CheckpointError(
             f"{folder} is a folder, and not one with an encoder: expected {CONFIG} and "
-            f"{' or '.join(FOLDER_WEIGHTS)}, found {', '.join(names[:6]) or 'nothing'}. "
-            "Pass the checkpoint file itself."
+            f"{' or '.join(FOLDER_WEIGHTS)}, or {METADATA}; found "
+            f"{', '.join(names[:6]) or 'nothing'}. Pass the checkpoint file itself."
         )
     return found[0]
 
 
-def _read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+def _read_file(path: Path) -> tuple[Any, dict[str, str], list[Path]]:
+    """What the file ``path`` holds, the text in its header, and the files that were read."""
+    if path.name.endswith(INDEX):
+        root, files = read_indexed(path, lambda shard: _read_one(shard)[0])
+        return root, {}, files
+    if is_index(path):
+        root, files = read_bundle(path)
+        return root, {}, files
+    return *_read_one(path), [path]
+
+
+def _read_one(path: Path) -> tuple[Any, dict[str, str]]:
+    size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
-    if not head:
-        raise CheckpointError(f"{path} is empty: 0 bytes. Fetch or write it again.")
-    if head.startswith(ZIP_MAGIC):
-        _refuse_other_archives(path)
-        return _read_torch(path)
-    if head.startswith(LEGACY_MAGIC):
-        return _read_torch(path)
+        file.seek(0)
+        if not head:
+            raise CheckpointError(f"{path} is empty: 0 bytes. Fetch or write it again.")
+        reads = _reader_of(head)
+        if reads is not None:
+            with damage_named(path):
+                root = reads(file, path, size=size)
+            return root, {}
     if _is_text(head):
         line = head.decode(errors="ignore").strip().splitlines()[0][:50]
         raise CheckpointError(
@@ -131,15 +158,21 @@ def _read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         )
     if head[8:9] == b"{":
         return _read_safetensors(path, declared=int.from_bytes(head[:8], "little"))
-    if head.startswith(b"\x80"):
-        raise CheckpointError(
-            f"{path} is a plain pickle, which is not read: it could run code. Load it where it "
-            "was made and save its tensors with torch.save or as safetensors."
-        )
     raise CheckpointError(
         f"{path} is no checkpoint: it begins with the bytes {head[:8].hex(' ')}, expected a torch "
-        "file or safetensors. If its name says otherwise, fetch it again."
+        "file, safetensors, a pickle or an archive of arrays. If its name says otherwise, fetch it "
+        "again."
     )
+
+
+def _reader_of(head: bytes) -> Callable[..., Any] | None:
+    """What reads a file that begins with ``head``, if it is an archive or a pickle."""
+    if head.startswith(ZIP_MAGIC):
+        return read_zip
+    # A safetensors header's length may begin with the same byte.
+    if not head.startswith(PICKLE_MAGIC) or head[8:9] == b"{":
+        return None
+    return read_legacy if LEGACY_MAGIC in head else read_pickle
 
 
 def _is_text(head: bytes) -> bool:
@@ -151,87 +184,7 @@ def _is_text(head: bytes) -> bool:
     return re.sub(r"[\t\r\n]", "", text).isprintable()
 
 
-def _refuse_other_archives(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, struct.error) as error:
-        _refuse_damaged(path, error)
-    names = {Path(member.filename).name for member in members}
-    if "constants.pkl" in names:
-        raise CheckpointError(
-            f"{path} is a TorchScript archive, a program with weights, and is not run here. Save "
-            "the network's state_dict() with torch.save instead."
-        )
-    if "data.pkl" not in names:
-        raise CheckpointError(
-            f"{path} is a zip archive but no torch file: it holds no data.pkl but "
-            f"{', '.join(sorted(names)[:6]) or 'nothing'}. Unpack it and pass the checkpoint in it."
-        )
-    declared, size = sum(member.file_size for member in members), path.stat().st_size
-    if declared > size:
-        raise CheckpointError(
-            f"{path} declares {declared} bytes in a file of {size}. torch.save compresses nothing: "
-            "this file is damaged or made to exhaust memory, and is not unpacked."
-        )
-
-
-def _read_torch(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    try:
-        # An open file: torch.load would go by a path's ending.
-        with (
-            path.open("rb") as file,
-            torch.serialization.safe_globals([*SAFE_GLOBALS]),
-            warnings.catch_warnings(),
-        ):
-            # The refusal that follows says it.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
-        if str(error).startswith("Weights only load failed"):
-            _refuse_pickle(path, str(error))
-        _refuse_damaged(path, error)
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors. Save the "
-            "network's state_dict() instead."
-        )
-    # A state dict carries its modules' versions as an attribute, and our record beside them.
-    attached = getattr(loaded, "_metadata", None)
-    record = attached.get(RECORD) if isinstance(attached, Mapping) else None
-    return loaded, {RECORD: record} if isinstance(record, str) else {}
-
-
-def _refuse_pickle(path: Path, text: str) -> NoReturn:
-    """Say which classes or functions the file wants, or what else torch refused it for."""
-    found = set(re.findall(r"GLOBAL (\S+)", text))
-    if not found:
-        _, _, rest = text.partition("\n\n")
-        reason = rest.partition("\n\n")[0].strip() or "unspecified"
-        raise CheckpointError(
-            f"{path} is refused: its pickle does what torch's safe loader does not ({reason}). "
-            "Load it where it was made and save its state_dict() with torch.save as it is."
-        )
-    # Only zip files can be searched without loading; the first global was named already.
-    with contextlib.suppress(*DAMAGED):
-        found |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    found -= {f"{safe.__module__}.{safe.__qualname__}" for safe in SAFE_GLOBALS}
-    raise CheckpointError(
-        f"{path} is refused: besides tensors it asks for {shortened(sorted(found))}, and nothing "
-        "in a checkpoint is run here. Where you trust the file, load it with its author's code and "
-        "save its state_dict() alone."
-    )
-
-
-def _refuse_damaged(path: Path, error: BaseException) -> NoReturn:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    raise CheckpointError(
-        f"{path} begins like a checkpoint but cannot be read to its end: it is truncated or "
-        f"damaged, {path.stat().st_size} bytes long ({reason[0][:160]}). Fetch or write it again."
-    ) from error
-
-
-def _read_safetensors(path: Path, *, declared: int) -> tuple[Mapping[str, Any], dict[str, str]]:
+def _read_safetensors(path: Path, *, declared: int) -> tuple[Any, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     size = path.stat().st_size
@@ -242,13 +195,8 @@ def _read_safetensors(path: Path, *, declared: int) -> tuple[Mapping[str, Any], 
         )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what it returns is the file itself, mapped, and changes with it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, json.JSONDecodeError, RuntimeError, ValueError) as error:
-        _refuse_damaged(path, error)
-
-
-def shortened(names: list[str], limit: int = 6) -> str:
-    """The first ``limit`` of ``names`` as a list in words, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+        refuse_damaged(path, error)

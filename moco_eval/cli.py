@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
 import moco_eval
 from moco_eval import errors
+from moco_eval.encoders.hints import Hints
 from moco_eval.options import add_run_options, command_parser
 
-PROTOCOL_EPILOG = """ENCODER is a checkpoint of any known format (moco-eval formats), timm:NAME,
-torchvision:NAME, random:ARCH[@SEED] for fresh weights, or pixels for the image itself.
+if TYPE_CHECKING:
+    from moco_eval.encoders.encoder import Encoder
+
+PROTOCOL_EPILOG = """ENCODER is a checkpoint of any known format (moco-eval formats); timm:NAME,
+torchvision:NAME or hf:ORG/NAME for published weights, random:ARCH[@SEED] for fresh ones, or pixels
+for the image itself.
 
 examples:
   moco-eval {name} runs/digits/checkpoint.pth.tar --data {data}
@@ -23,6 +29,12 @@ examples:
   moco-eval {name} ENCODER --data {user_data} --name my-encoder --results results
 
 A run that the results folder already holds is not repeated; --rerun repeats it."""
+
+WRAPPINGS = """
+Each may be a torch file of any age, safetensors, a pickle of arrays, a folder of the Hugging Face
+hub or of torch.distributed.checkpoint; a whole pickled module or a TorchScript archive is read
+without running it. What DistributedDataParallel, torch.compile, FSDP and activation checkpointing
+put into names is taken off. A layout that is not listed: --prefix, --arch and --input."""
 
 IMAGE_KINDS = (
     "digits, imagefolder:DIR, torchvision:NAME:DIR, csv:FILE, list:TRAIN:TEST, wds:TRAIN:TEST or "
@@ -98,7 +110,7 @@ def _protocol(name: str, text: str) -> Command:
         add("--recipe", type=str, default="", help="its name; see: moco-eval recipes")
         add_run_options(parser)
         add("--name", type=str, default="", help="what tables call the encoder")
-        add("--arch", type=str, default=None, help="the architecture, for files that do not say")
+        _add_hints(parser)
         if dense:
             add("--engine", type=str, default="auto", help="auto, detectron2 or torchvision")
         add("--results", type=str, default="results", help="folder of the records")
@@ -113,7 +125,7 @@ def _protocol(name: str, text: str) -> Command:
             encoder=arguments.encoder,
             data=arguments.data,
             name=arguments.name,
-            arch=arguments.arch,
+            hints=_hints(arguments),
             recipe=arguments.recipe,
             overrides=tuple(arguments.set),
             seed=arguments.seed,
@@ -131,9 +143,34 @@ def _protocol(name: str, text: str) -> Command:
     return Command(text, options, action)
 
 
+def _add_hints(parser: ArgumentParser) -> None:
+    """Options for what a checkpoint does not say itself."""
+    group = parser.add_argument_group("for checkpoints that do not say it themselves")
+    group.add_argument("--arch", type=str, default=None, help="the architecture")
+    group.add_argument("--format", type=str, default=None, help="a row of moco-eval formats")
+    group.add_argument("--tower", type=str, default=None, help="which network of several")
+    group.add_argument("--prefix", type=str, default=None, help="what leads its tensors' names")
+    group.add_argument(
+        "--input",
+        type=str,
+        default=None,
+        help="how it is fed: imagenet, half, clip ..., and size=, mean=R/G/B, std=R/G/B",
+    )
+
+
+def _hints(arguments: Namespace) -> Hints:
+    return Hints(**{field.name: arguments[field.name] for field in fields(Hints)})
+
+
 def _encoder_options(parser: ArgumentParser) -> None:
     parser.add_argument("encoder", type=str, metavar="ENCODER", help="checkpoint or specification")
-    parser.add_argument("--arch", type=str, default=None, help="for files that do not say")
+    _add_hints(parser)
+
+
+def _encoder(arguments: Namespace) -> Encoder:
+    from moco_eval.encoders.load import load_encoder
+
+    return load_encoder(arguments.encoder, **asdict(_hints(arguments)))
 
 
 def _check_options(parser: ArgumentParser) -> None:
@@ -143,29 +180,46 @@ def _check_options(parser: ArgumentParser) -> None:
 
 def _check(arguments: Namespace) -> None:
     from moco_eval.encoders import check
-    from moco_eval.encoders.load import load_encoder
 
-    report = check.check(load_encoder(arguments.encoder, arch=arguments.arch))
+    report = check.check(_encoder(arguments))
     print(json.dumps(report, indent=1) if arguments.json else check.describe(report))
 
 
 def _convert_options(parser: ArgumentParser) -> None:
     parser.epilog = """examples:
   moco-eval convert moco_v2_800ep_pretrain.pth.tar r50.pth --to detectron2
-  moco-eval convert runs/digits/checkpoint.pth.tar encoder.safetensors --to safetensors"""
+  moco-eval convert r50.pth resnet50.pth --to torchvision
+  moco-eval convert dino_deitsmall16_pretrain.pth vit_small --to hf --format dino
+  moco-eval convert runs/digits/checkpoint.pth.tar encoder.safetensors --to safetensors
+
+OUT ends in .pth, .pt or .pth.tar; in .safetensors; for detectron2 also in .pkl; for onnx in .onnx;
+for hf it is a folder. The file is reloaded in the library that it is for and compared with ENCODER
+at every level before it is put there."""
     _encoder_options(parser)
     parser.add_argument("output", type=str, metavar="OUT", help="the file to write")
     parser.add_argument(
-        "--to", type=str, required=True, help="detectron2, torchvision or safetensors"
+        "--to",
+        type=str,
+        required=True,
+        help="torchvision, timm, detectron2, safetensors, hf or onnx",
+    )
+    parser.add_argument(
+        "--position-size",
+        type=int,
+        default=None,
+        help="detectron2, of a ViT: resample its positions for images of so many pixels",
     )
 
 
 def _convert(arguments: Namespace) -> None:
-    from moco_eval.encoders.export import export
-    from moco_eval.encoders.load import load_encoder
+    from moco_eval.convert import convert
 
-    encoder = load_encoder(arguments.encoder, arch=arguments.arch)
-    proof = export(encoder, Path(arguments.output), arguments.to)
+    proof = convert(
+        _encoder(arguments),
+        Path(arguments.output),
+        arguments.to,
+        position_size=arguments.position_size,
+    )
     print(f"{arguments.output}: written, reloaded and compared. {json.dumps(proof)}")
 
 
@@ -185,9 +239,16 @@ def _recipes(_: Namespace) -> None:
 
 def _formats(_: Namespace) -> None:
     from moco_eval.encoders.formats import FORMATS
+    from moco_eval.encoders.formats.layout import needs_of
 
     for row in FORMATS:
-        print(f"{row.name:18} {row.title}\n{'':18} {row.source}")
+        print(f"{row.name:22} {row.title}")
+        towers = " or ".join(tower.name for tower in row.towers)
+        default = "" if row.equal_towers or len(row.towers) < 2 else ", the first unless --tower"
+        facts = {"tower": f"{towers}{default}", "needs": needs_of(row), "source": row.source}
+        for key, value in facts.items():
+            print(f"{'':22} {key:6} {value}")
+    print(WRAPPINGS)
 
 
 def _table_options(parser: ArgumentParser) -> None:

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from moco_eval.data.catalog import ImageData, Split
 from moco_eval.data.images import InputSpec, to_input
 from moco_eval.encoders.encoder import Encoder, tensor_sha256
+from moco_eval.encoders.pooling import POOLED
 from moco_eval.errors import DivergedError
 
 # One process often runs several protocols on the same images. Keyed by content, so never stale;
 # of one encoder at a time, so that an encoder judged while it trains does not fill the memory.
-_computed: dict[tuple[str, InputSpec, str], Tensor] = {}
+_computed: dict[tuple[str, str, InputSpec, str, str], Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,37 @@ class Features:
     test_labels: Tensor
 
 
-def of_data(encoder: Encoder, data: ImageData) -> Features:
-    """Features of both splits, on the CPU, from an encoder that is the same afterwards."""
+def of_data(encoder: Encoder, data: ImageData, *, feature: str = POOLED) -> Features:
+    """Features of both splits, on the CPU, from an encoder that is the same afterwards.
+
+    Args:
+        encoder: Its network.
+        data: The images.
+        feature: A kind of ``encoders/pooling.py``.
+
+    Raises:
+        UsageError: If the network has no such feature.
+    """
     with frozen(encoder):
-        train, test = of_split(encoder, data.train), of_split(encoder, data.test)
+        train = of_split(encoder, data.train, feature=feature)
+        test = of_split(encoder, data.test, feature=feature)
     return Features(train, torch.tensor(data.train.labels), test, torch.tensor(data.test.labels))
 
 
-def of_split(encoder: Encoder, split: Split, *, batch_size: int = 256) -> Tensor:
+def of_split(
+    encoder: Encoder, split: Split, *, batch_size: int = 256, feature: str = POOLED
+) -> Tensor:
     """Features ``(N, D)`` of every image once, in the split's order.
 
     Raises:
+        UsageError: If the network has no such feature.
         DivergedError: If a feature is not finite: the encoder is broken, not the probe.
     """
-    key = (encoder.tensor_sha256(), encoder.input, split.fingerprint)
-    if any(weights != key[0] for weights, *_ in _computed):
+    key = (encoder.tensor_sha256(), encoder.arch, encoder.input, split.fingerprint, feature)
+    if any(known[:2] != key[:2] for known in _computed):
         _computed.clear()
     if key not in _computed:
-        _computed[key] = _extract(encoder, split, batch_size)
+        _computed[key] = _extract(encoder, split, batch_size, feature)
     return _computed[key]
 
 
@@ -66,11 +80,11 @@ def _hashes(encoder: Encoder) -> dict[str, str]:
     return {name: tensor_sha256({"": tensor}) for name, tensor in encoder.tensors().items()}
 
 
-def _extract(encoder: Encoder, split: Split, batch_size: int) -> Tensor:
+def _extract(encoder: Encoder, split: Split, batch_size: int, feature: str) -> Tensor:
     device = next((p.device for p in encoder.network.parameters()), torch.device("cpu"))
     loader = DataLoader(_Inputs(split, encoder.input), batch_size)
     batches = [
-        encoder.features(images.to(device)).float().cpu()
+        encoder.features(images.to(device), feature).float().cpu()
         for images in tqdm(loader, desc="features", leave=False, disable=None)
     ]
     features = torch.cat(batches).clone()

@@ -2,8 +2,8 @@
 
 Protocol ``knn@1``: features of the test-time crop, L2-normalised; the whole training set is the
 bank; each of the k nearest by cosine votes with weight exp(similarity / temperature), as in
-Instance Discrimination (Wu et al., arXiv:1805.01978, section 3.4). The backbone's pooled feature
-is used, not the projector's output.
+Instance Discrimination (Wu et al., arXiv:1805.01978, section 3.4). The backbone's feature is used,
+not the projector's output.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from moco_eval.data.catalog import ImageData
 from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.pooling import POOLED, require_kind
 from moco_eval.errors import UsageError
 from moco_eval.features import of_data
 from moco_eval.records import Outcome
@@ -32,13 +33,16 @@ class Recipe:
         k: How many neighbours vote for the number that counts.
         other_k: Further values, reported as ``top1_k5`` and so on.
         temperature: Of the vote; smaller listens more to the nearest.
+        feature: Which feature of the network, by its name in ``encoders/pooling.py``.
     """
 
     k: int
     other_k: tuple[int, ...] = ()
     temperature: float = 0.07
+    feature: str = POOLED
 
     def __post_init__(self) -> None:
+        require_kind(self.feature)
         if min((self.k, *self.other_k)) < 1 or self.temperature <= 0:
             raise UsageError(f"k and temperature must be positive: {self}.")
 
@@ -57,7 +61,7 @@ def evaluate(
     encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
 ) -> Outcome:
     """Classify the test set by its neighbours in the training set; the seed changes nothing."""
-    features = of_data(encoder, data)
+    features = of_data(encoder, data, feature=recipe.feature)
     num_train = len(features.train)
     if recipe.k > num_train:
         raise UsageError(f"k = {recipe.k} is more than the {num_train} training images.")
@@ -67,7 +71,11 @@ def evaluate(
     )
     top1 = {k: 100 * (votes[k] == features.test_labels).double().mean().item() for k in ks}
     metrics = {"top1": top1[recipe.k]} | {f"top1_k{k}": top1[k] for k in ks[1:]}
-    details = {"feature": "backbone", "feature_dim": features.train.shape[1], "k": recipe.k}
+    details = {
+        "feature": recipe.feature,
+        "feature_dim": features.train.shape[1],
+        "k": recipe.k,
+    }
     return Outcome(metrics=metrics, num_test=len(features.test), details=details)
 
 

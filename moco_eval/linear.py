@@ -20,6 +20,7 @@ from moco_eval import logistic
 from moco_eval.data.catalog import ImageData
 from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.pooling import POOLED, require_kind
 from moco_eval.errors import UsageError
 from moco_eval.features import of_data
 from moco_eval.records import Outcome
@@ -39,6 +40,7 @@ class Recipe:
         chosen_by: What is compared on that share. Cross-entropy also counts how sure a prediction
             was, so that it tells two C apart on a few hundred images where top-1 ties.
         scaled: Whether each feature is brought to mean 0 and s.d. 1 first.
+        feature: Which feature of the network, by its name in ``encoders/pooling.py``.
     """
 
     num_c: int
@@ -47,8 +49,10 @@ class Recipe:
     holdout: float = 0.2
     chosen_by: Literal["cross_entropy", "top1"] = "cross_entropy"
     scaled: bool = True
+    feature: str = POOLED
 
     def __post_init__(self) -> None:
+        require_kind(self.feature)
         if self.num_c < 1 or not 0 < self.holdout < 1:
             raise UsageError(
                 f"num_c must be at least 1 and holdout between 0 and 1, "
@@ -72,7 +76,7 @@ def evaluate(
     encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
 ) -> Outcome:
     """Train the probe and return its top-1, the C that was chosen, and the feature norm."""
-    features = of_data(encoder, data)
+    features = of_data(encoder, data, feature=recipe.feature)
     train, test = features.train, features.test
     norm = train.norm(dim=1).mean().item()
     if recipe.scaled:
@@ -94,6 +98,7 @@ def evaluate(
         },
         num_test=len(test),
         details={
+            "feature": recipe.feature,
             "feature_norm": norm,
             "feature_dim": train.shape[1],
             "selection": {

@@ -18,6 +18,7 @@ from moco_eval import logistic
 from moco_eval.data.catalog import ImageData
 from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.pooling import POOLED, require_kind
 from moco_eval.errors import DataError, UsageError
 from moco_eval.features import of_data
 from moco_eval.records import Outcome
@@ -33,13 +34,16 @@ class Recipe:
         shots: Labelled images a class.
         num_draws: How often they are drawn anew.
         c: Inverse strength of the regularisation; so few labels leave none to choose it on.
+        feature: Which feature of the network, by its name in ``encoders/pooling.py``.
     """
 
     shots: int
     num_draws: int = 5
     c: float = 0.1
+    feature: str = POOLED
 
     def __post_init__(self) -> None:
+        require_kind(self.feature)
         if self.shots < 1 or self.num_draws < 1 or self.c <= 0:
             raise UsageError(f"shots, num_draws and c must be positive: {self}.")
 
@@ -56,7 +60,7 @@ def evaluate(
     encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
 ) -> Outcome:
     """Fit a probe per draw and return the mean top-1 over the draws."""
-    features = of_data(encoder, data)
+    features = of_data(encoder, data, feature=recipe.feature)
     top1, drawn = [], []
     for draw in range(recipe.num_draws):
         chosen = take_shots(features.train_labels, recipe.shots, keyed_generator(seed, draw))
@@ -71,6 +75,7 @@ def evaluate(
         details={
             "top1_by_draw": top1,
             "images_by_draw": drawn,
+            "feature": recipe.feature,
             "feature_dim": features.train.shape[1],
         },
     )

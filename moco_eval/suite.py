@@ -22,6 +22,7 @@ from tqdm import tqdm
 from moco_eval import engines, environment, recipes, records
 from moco_eval.data import catalog
 from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DivergedError, UsageError, unknown
 
@@ -38,7 +39,7 @@ class Cell:
         encoder: What ``load_encoder`` takes.
         data: What the catalogue opens.
         name: What tables call the encoder; its specification where empty.
-        arch: The architecture, for files that do not say.
+        hints: What the encoder's file does not say itself.
         recipe: The recipe's name; the protocol's default where empty.
         overrides: Deviations from it, as ``key=value``.
         seed: What every random draw is keyed by.
@@ -50,7 +51,7 @@ class Cell:
     encoder: str
     data: str
     name: str = ""
-    arch: str | None = None
+    hints: Hints = NO_HINTS
     recipe: str = ""
     overrides: tuple[str, ...] = ()
     seed: int = 0
@@ -214,7 +215,7 @@ def _prepare(cell: Cell) -> _Prepared:
     module = protocol_module(cell.protocol)
     recipe_name = cell.recipe or module.DEFAULT_RECIPE
     recipe = recipes.choose(module.RECIPES, recipe_name, cell.overrides)
-    encoder = _encoder(cell.encoder, cell.arch, environment.choose_device(cell.device))
+    encoder = _encoder(cell.encoder, cell.hints, environment.choose_device(cell.device))
     dense = cell.protocol in DENSE_PROTOCOLS
     data = (_scenes if dense else _images)(cell.data)
     engine = engines.choose(cell.engine) if dense else None
@@ -243,6 +244,7 @@ def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
     manifest = asdict(encoder.manifest)
     return manifest | {
         # A MoCo ResNet-50 drops 330 names, and the file's hash says which.
+        "loaded": len(manifest["loaded"]),
         "dropped": len(manifest["dropped"]),
         "tensor_sha256": encoder.tensor_sha256(),
         "num_params": sum(p.numel() for p in encoder.network.parameters()),
@@ -250,8 +252,8 @@ def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
 
 
 @functools.cache
-def _encoder(spec: str, arch: str | None, device: str) -> Encoder:
-    encoder = load_encoder(spec, arch=arch)
+def _encoder(spec: str, hints: Hints, device: str) -> Encoder:
+    encoder = load_encoder(spec, **asdict(hints))
     encoder.network.to(device)
     return encoder
 

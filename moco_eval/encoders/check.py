@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from moco_eval.data import digits
 from moco_eval.data.images import InputSpec, normalize
 from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.infer import twins_of
+from moco_eval.encoders.suspicion import input_warnings
 
 # Images of each kind that features are judged on.
 NUM_EACH = 32
@@ -31,12 +33,13 @@ def check(encoder: Encoder, *, batch: int = 8) -> dict[str, Any]:
 
     Returns:
         A JSON-able report: what the manifest says (``format`` to ``file_sha256``; ``dropped`` are
-        names, ``loaded`` and ``expected`` counts), ``tensor_sha256``, ``features`` (``dim``,
-        ``finite``, ``sd`` the mean over dimensions, ``effective_rank``, ``num_constant``),
-        ``cost`` (``params``, ``gflops`` for one image at two operations a multiply-add,
-        ``images_per_s``) and ``warnings``.
+        names, ``loaded`` and ``expected`` count the architecture's tensors), ``tensor_sha256``,
+        ``features`` (``dim``, ``finite``, ``sd`` the mean over dimensions, ``effective_rank``,
+        ``num_constant``), ``cost`` (``params``, ``gflops`` for one image at two operations a
+        multiply-add, ``images_per_s``) and ``warnings``.
     """
-    images = sample_images(encoder.input)
+    pixels = sample_images(encoder.input.size)
+    images = _fed(pixels, encoder.input)
     # Counted first, which also warms up.
     gflops = _gflops(encoder, images[:1])
     begun = time.perf_counter()
@@ -49,9 +52,13 @@ def check(encoder: Encoder, *, batch: int = 8) -> dict[str, Any]:
         "format": manifest.format,
         "tower": manifest.tower,
         "arch": manifest.arch,
+        "arch_by": manifest.arch_by,
         "loaded": manifest.num_loaded,
         "expected": len(encoder.tensors()),
         "dropped": list(manifest.dropped),
+        "adapted": list(manifest.adapted),
+        "caveat": manifest.caveat,
+        "licence": manifest.licence,
         "input": dataclasses.asdict(manifest.input),
         "file_sha256": manifest.file_sha256,
         "tensor_sha256": encoder.tensor_sha256(),
@@ -61,7 +68,7 @@ def check(encoder: Encoder, *, batch: int = 8) -> dict[str, Any]:
             "gflops": gflops,
             "images_per_s": len(images) / took_s,
         },
-        "warnings": warnings_of(judged),
+        "warnings": warnings_of(judged) + input_warnings(encoder, pixels),
     }
 
 
@@ -69,7 +76,7 @@ def describe(report: dict[str, Any]) -> str:
     """The report for people: a few lines, warnings last."""
     fed, features, cost = report["input"], report["features"], report["cost"]
     lines = [
-        f"{report['source']}: {report['arch']}",
+        f"{report['source']}: {report['arch']}{_by(report)}",
         f"  format    {report['format']}, tower {report['tower']}",
         f"  tensors   {report['loaded']} loaded of {report['expected']} expected, "
         f"{len(report['dropped'])} dropped by rule",
@@ -82,7 +89,18 @@ def describe(report: dict[str, Any]) -> str:
         f"  sha256    tensors {report['tensor_sha256']}",
         f"            file    {report['file_sha256'] or '-'}",
     ]
+    lines += [f"  adapted   {text}" for text in report["adapted"]]
+    lines += [f"  {key:9} {report[key]}" for key in ("licence", "caveat") if report[key]]
     return "\n".join(lines + [f"  WARNING   {text}" for text in report["warnings"]])
+
+
+def _by(report: dict[str, Any]) -> str:
+    """That nobody named the architecture, and which others look the same."""
+    if report["arch_by"] != "shapes":
+        return ""
+    twins = twins_of(report["arch"])
+    alike = f"; {', '.join(twins)} would look the same, and --arch says so" if twins else ""
+    return f" (told by names and shapes{alike})"
 
 
 def judge(features: Tensor) -> dict[str, Any]:
@@ -124,23 +142,32 @@ def warnings_of(judged: dict[str, Any]) -> list[str]:
     return found
 
 
-def sample_images(spec: InputSpec) -> Tensor:
-    """The fixed images that features are judged on, normalised ``(2 * NUM_EACH, 3, size, size)``.
+def sample_images(size: int) -> Tensor:
+    """The fixed images that features are judged on, ``(2 * NUM_EACH, 3, size, size)`` on 0-1.
 
     Half are smooth noise in colour, of grains from half an image to a sixteenth; half are digits.
     """
     generator = torch.Generator().manual_seed(0)
-    size = (spec.size, spec.size)
     noise = [
         F.interpolate(
-            torch.rand(1, 3, grains, grains, generator=generator), size, mode="bicubic"
+            torch.rand(1, 3, grains, grains, generator=generator), (size, size), mode="bicubic"
         ).clamp(0, 1)
         for grains in (2, 4, 8, 16)
         for _ in range(NUM_EACH // 4)
     ]
     ink = torch.from_numpy(digits.load()[0][:NUM_EACH]).float() / 16
-    written = F.interpolate(ink[:, None], size, mode="bilinear").expand(-1, 3, -1, -1)
-    return normalize(torch.cat([*noise, written]), spec)
+    written = F.interpolate(ink[:, None], (size, size), mode="bilinear").expand(-1, 3, -1, -1)
+    return torch.cat([*noise, written])
+
+
+def _fed(pixels: Tensor, spec: InputSpec) -> Tensor:
+    """The encoder's input; of more channels than three the first three are repeated."""
+    channels = len(spec.mean)
+    if channels in (1, 3):
+        return normalize(pixels, spec)
+    repeated = pixels[:, torch.arange(channels) % 3]
+    mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
+    return (repeated - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
 
 def _gflops(encoder: Encoder, image: Tensor) -> float:

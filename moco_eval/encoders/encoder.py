@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from moco_eval.data.images import InputSpec
-from moco_eval.encoders.networks import resnet_parts
+from moco_eval.encoders.networks import level_maps
+from moco_eval.encoders.pooling import POOLED, pooled
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -25,10 +26,15 @@ class Manifest:
         format: The row of ``formats.py`` that claimed the file.
         tower: Which of the file's networks was taken, such as ``encoder_q``.
         arch: What ``build_network`` was given.
+        arch_by: Who said so: the ``file``, the ``user``, or names and ``shapes``.
         input: How the encoder wants to be fed.
         num_loaded: How many tensors were loaded, all of the architecture's.
+        loaded: The keys of the file that they came from.
         dropped: The keys of the file that a named rule left out.
+        adapted: What was done to the network afterwards, in sentences.
+        caveat: In which respect it computes something else than at its author's.
         file_sha256: Of the file's bytes; empty where there was no file.
+        licence: As the file says it; empty where it does not.
         pretrain: What the file says of its training: method, epochs, recipe.
     """
 
@@ -38,8 +44,13 @@ class Manifest:
     arch: str
     input: InputSpec
     num_loaded: int
+    arch_by: str = "user"
+    loaded: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    caveat: str = ""
     file_sha256: str = ""
+    licence: str = ""
     pretrain: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -68,25 +79,27 @@ class Encoder:
         """What tables call it where nobody gave it a name."""
         return self.manifest.source
 
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled features ``(N, D)`` of normalised images ``(N, 3, size, size)``."""
-        with torch.inference_mode():
-            output: Tensor = self.network(images)
-        return output
+    def features(self, images: Tensor, kind: str = POOLED) -> Tensor:
+        """Features ``(N, D)`` of normalised images ``(N, C, size, size)``.
 
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """The outputs of a ResNet's four stages, by the names of ``LEVELS``.
+        Args:
+            images: As ``input`` says.
+            kind: One of ``pooling.py``; the default is what the network itself gives.
 
         Raises:
-            UsageError: If the network has no such stages.
+            UsageError: If the network has no such feature.
         """
-        stem, stages = resnet_parts(self.network)
-        outputs = {}
         with torch.inference_mode():
-            hidden = stem(images)
-            for level, stage in zip(LEVELS, stages, strict=True):
-                hidden = outputs[level] = stage(hidden)
-        return outputs
+            return pooled(self.network, images, kind)
+
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
+        """Feature maps ``(N, C, h, w)`` of strides 4 to 32, by the names of ``LEVELS``.
+
+        Raises:
+            UsageError: If the network has no such maps.
+        """
+        with torch.inference_mode():
+            return dict(zip(LEVELS, level_maps(self.network, images), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under their canonical names, those of torchvision or timm."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,68 +13,92 @@ from torch import Tensor, nn
 
 from moco_eval.data.images import DIGITS_INPUT, InputSpec
 from moco_eval.encoders.account import (
+    Sorted,
     channels_of,
     fill,
-    infer_arch,
     position_size,
     sort_tensors,
+    without_initialisation,
 )
-from moco_eval.encoders.claims import Claim, claim, said_at
+from moco_eval.encoders.adapt import resized, with_channels
+from moco_eval.encoders.claims import Claim, claim
 from moco_eval.encoders.encoder import Encoder, Manifest
-from moco_eval.encoders.formats import FORMATS
-from moco_eval.encoders.networks import build_network, require_timm
+from moco_eval.encoders.formats.inputs import UNIT, parse_input
+from moco_eval.encoders.formats.layout import our_arch, said_at
+from moco_eval.encoders.hints import NO_HINTS, Hints
+from moco_eval.encoders.infer import infer_arch, twins_of
+from moco_eval.encoders.networks import build_network
+from moco_eval.encoders.published import from_hub, from_timm, from_torchvision
 from moco_eval.encoders.reader import RECORD, read
-from moco_eval.encoders.resnets import resnets
-from moco_eval.encoders.timm_facts import refuse_unnamed_arguments, timm_input
-from moco_eval.errors import CheckpointError, UsageError, unknown
+from moco_eval.encoders.resnets import is_resnet
+from moco_eval.encoders.timm_facts import timm_arch, timm_input
+from moco_eval.errors import CheckpointError, UsageError
 
 # How architectures are fed whose images are not ImageNet's.
 OWN_INPUTS = {
     "resnet10_small": DIGITS_INPUT,
     "vit_digits": DIGITS_INPUT,
-    "pixels": InputSpec(size=8, mean=(0.0,) * 3, std=(1.0,) * 3, crop_pct=1.0),
+    "pixels": dataclasses.replace(UNIT, size=8, crop_pct=1.0),
 }
 # Names and shapes that agree this far are a damaged file of that architecture; less is another.
 NEARLY = 0.9
+KINDS = ("random", "torchvision", "timm", "hf")
 
 
-def load_encoder(spec: str, *, arch: str | None = None) -> Encoder:
+def load_encoder(
+    spec: str,
+    *,
+    arch: str | None = None,
+    format: str | None = None,
+    tower: str | None = None,
+    prefix: str | None = None,
+    input: str | None = None,
+) -> Encoder:
     """Load the encoder that ``spec`` names.
 
     Every tensor of a file is loaded or dropped by a named rule, every tensor of the architecture
     is filled, and shapes are equal. The global random state stays as it was.
 
     Args:
-        spec: A checkpoint's path; ``random:ARCH[@SEED]`` for fresh weights, seed 0 if left out;
-            ``torchvision:NAME[@WEIGHTS]`` or ``timm:NAME[.TAG]`` for published ones, fetched by
-            those libraries; ``pixels`` for the image itself.
+        spec: A checkpoint's path, of a file or a folder; ``random:ARCH[@SEED]`` for fresh weights,
+            seed 0 if left out; ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME[.TAG]`` or
+            ``hf:ORG/NAME`` for published ones, fetched by those libraries; ``pixels`` for the
+            image itself.
         arch: The architecture, where a file does not say or is wrong.
+        format: The row of ``FORMATS`` by which a file is read that bears no author's mark.
+        tower: Which of a file's networks is taken, where not the one that its authors take.
+        prefix: What leads the names of the tensors that are taken, in a file of no known layout.
+        input: How the encoder is fed, where that is not known or shall be changed: a name or
+            ``key=value`` of ``InputSpec``, between commas. Another size or number of channels
+            changes the network, and the manifest says how.
 
     Raises:
         CheckpointError: If the file is not, tensor for tensor, an encoder of a known format, or
             published weights cannot be fetched.
-        UsageError: If nobody knows the architecture.
+        UsageError: If nobody knows the architecture, or a hint is none.
     """
+    hints = Hints(arch=arch, format=format, tower=tower, prefix=prefix, input=input)
     kind, colon, name = spec.partition(":")
-    is_file = spec != "pixels" and not (colon and kind in ("random", "torchvision", "timm"))
-    if arch and not is_file:
-        raise UsageError(f"--arch {arch} is for checkpoint files; {spec} names its own.")
+    is_file = spec != "pixels" and not (colon and kind in KINDS)
+    unfit = dataclasses.replace(hints, input=None)
+    if unfit != NO_HINTS and not is_file and kind != "hf":
+        raise UsageError(f"{unfit.options()} is for checkpoint files; {spec} names its own.")
     with torch.random.fork_rng(devices=[]):
-        if is_file:
-            file = read(Path(spec))
-            encoder = _from_claim(claim(file), spec, asked=arch, file_sha256=file.sha256)
+        if is_file or kind == "hf":
+            file = read(Path(spec) if is_file else from_hub(spec, name))
+            encoder = _from_claim(claim(file, hints), spec, hints, file_sha256=file.sha256)
         elif kind == "torchvision":
-            encoder = _from_torchvision(spec, name)
-        elif kind == "timm":
-            encoder = _from_timm(spec, name)
+            found, arch = from_torchvision(spec, name)
+            encoder = _from_claim(found, spec, dataclasses.replace(hints, arch=arch))
         else:
-            encoder = _random(spec, name or spec)
+            network, manifest = from_timm(spec, name) if kind == "timm" else _random(spec, name)
+            encoder = _encoder(network, manifest, manifest.input, hints)
         _require_features(encoder)
     return encoder
 
 
-def _random(spec: str, name: str) -> Encoder:
-    arch, at, seed = name.partition("@")
+def _random(spec: str, name: str) -> tuple[nn.Module, Manifest]:
+    arch, at, seed = (name or spec).partition("@")
     if at and not seed.isdecimal():
         raise UsageError(f"'{spec}': the seed after @ is a whole number, found '{seed}'.")
     torch.default_generator.manual_seed(int(seed or 0))
@@ -88,112 +113,88 @@ def _random(spec: str, name: str) -> Encoder:
         or _sized(InputSpec(), arch, network),
         num_loaded=0,
     )
-    return Encoder(network, manifest)
+    return network, manifest
 
 
-def _from_torchvision(spec: str, name: str) -> Encoder:
-    import torchvision
-
-    arch, _, wanted = name.partition("@")
-    known = set(torchvision.models.list_models()) & set(resnets())
-    if arch not in known:
-        raise unknown("torchvision ResNet", arch, known)
-    published = torchvision.models.get_model_weights(arch)
-    wanted = wanted or published.DEFAULT.name
-    if wanted not in published.__members__:
-        raise unknown(f"set of weights of {arch} called", wanted, published.__members__)
-    weights = published[wanted]
-    try:
-        tensors = weights.get_state_dict(
-            progress=False, check_hash=True, weights_only=True, map_location="cpu"
-        )
-    except OSError as error:
-        raise _not_fetched(spec, error, f"fetch {weights.url}, and pass that file") from error
-    transform = weights.transforms()
-    size = transform.crop_size[0]
-    fed = InputSpec(
-        size=size,
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
-        interpolation=transform.interpolation.value,
-        crop_pct=size / transform.resize_size[0],
-    )
-    found = Claim(
-        source=spec,
-        format=next(row for row in FORMATS if row.name == "torchvision"),
-        tensors=tensors,
-        said={RECORD: {"input": dataclasses.asdict(fed), "weights": wanted}},
-    )
-    return _from_claim(found, spec, asked=arch)
-
-
-def _from_timm(spec: str, name: str) -> Encoder:
-    import timm
-
-    require_timm(name)
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
-    except OSError as error:
-        where = "fetch its folder (config.json and model.safetensors), and pass that folder"
-        raise _not_fetched(spec, error, where) from error
-    except RuntimeError as error:
-        raise CheckpointError(f"{spec}: timm says: {error}") from error
-    fed = timm_input(spec, network, {})
-    assert fed is not None, f"timm's {name} has no configuration"
-    manifest = Manifest(
-        source=spec,
-        format="timm",
-        tower="encoder",
-        arch=spec,
-        input=fed,
-        num_loaded=len(network.state_dict()),
-    )
-    return Encoder(network, manifest)
-
-
-def _not_fetched(spec: str, error: OSError, remedy: str) -> CheckpointError:
-    return CheckpointError(
-        f"The weights of {spec} cannot be fetched, and no earlier copy lies in the cache: there "
-        f"seems to be no network ({error}). On a machine that has one, {remedy}."
-    )
-
-
-def _from_claim(found: Claim, spec: str, *, asked: str | None, file_sha256: str = "") -> Encoder:
+def _from_claim(found: Claim, spec: str, hints: Hints, *, file_sha256: str = "") -> Encoder:
     """Build the claimed file's architecture and fill it, every tensor accounted for."""
-    arch = asked or _arch_of(found)
-    tensors, recorded = sort_tensors(found).found, _recorded_input(found)
+    record = _record_of(found)
+    recorded = _recorded_input(found)
+    tensors = sort_tensors(found).found
+    arch, arch_by = _arch_of(found, tensors, hints)
     try:
         network, in_chans = _network_for(arch, tensors, recorded)
     except UsageError as error:
         raise CheckpointError(f"{found.source}: {error} --arch NAME says another one.") from error
-    refuse_unnamed_arguments(found.source, network, found.said)
     held = fill(network, found, arch=arch)
-    record = _record_of(found)
-    fed = recorded or _input_of(found, network, arch)
-    if len(fed.mean) != in_chans:
-        raise CheckpointError(
-            f"{found.source} is an encoder of images of {in_chans} channels, and mean and std are "
-            f"known for {len(fed.mean)}. Write them into its record: '{RECORD}', under 'input'."
-        )
+    fed = recorded or _input_of(found, network, arch, asked=hints.arch is not None)
+    licence = said_at(found.said, found.format.licence) if found.format.licence else None
     manifest = Manifest(
         source=spec,
         format=found.format.name,
-        tower=found.format.tower,
+        tower=found.tower,
         arch=arch,
-        input=fed,
+        arch_by=arch_by,
+        input=fed or _sized(InputSpec(), arch, network),
         num_loaded=len(held.found),
+        loaded=_keys(held),
         dropped=tuple(held.dropped),
+        caveat=found.format.caveat,
         file_sha256=file_sha256,
+        licence=licence if isinstance(licence, str) else "",
         pretrain={k: v for k, v in record.items() if k not in ("input", "arch", "tensor_sha256")},
     )
-    encoder = Encoder(network, manifest)
-    written = record.get("tensor_sha256")
-    if written and written != encoder.tensor_sha256():
+    _refuse_damage(found, network, manifest)
+    return _encoder(network, manifest, fed, hints, in_chans=in_chans)
+
+
+def _keys(held: Sorted) -> tuple[str, ...]:
+    return tuple(held.theirs.values())
+
+
+def _encoder(
+    network: nn.Module,
+    manifest: Manifest,
+    known: InputSpec | None,
+    hints: Hints,
+    *,
+    in_chans: int | None = None,
+) -> Encoder:
+    """The encoder, adapted to how the user wants to feed it.
+
+    Args:
+        network: Filled.
+        manifest: Its ``input`` has the network's own size.
+        known: How the encoder is fed; None where nobody says how images are normalised.
+        hints: The user's.
+        in_chans: How many channels the network's images have; as many as ``known`` where left out.
+    """
+    native = manifest.input.size
+    if hints.input:
+        fed = parse_input(hints.input, known)
+        if "size=" not in hints.input and (known or _own_size(network)):
+            fed = dataclasses.replace(fed, size=native)
+    elif known is None:
         raise CheckpointError(
-            f"{found.source} is damaged: its tensors have the SHA-256 {encoder.tensor_sha256()}, "
-            f"and its record says {written}. Fetch or write it again."
+            f"{manifest.source} does not say how its images are normalised, and format "
+            f"'{manifest.format}' has no rule for it. Say it: --input imagenet, --input half or "
+            "--input mean=R/G/B,std=R/G/B; or say the architecture as timm names it, with the tag "
+            "of its training: --arch timm:NAME.TAG."
         )
-    return encoder
+    else:
+        fed = known
+    adapted = []
+    in_chans = in_chans or len(manifest.input.mean)
+    if hints.input and len(fed.mean) != in_chans and "mean=" in hints.input:
+        adapted.append(with_channels(network, len(fed.mean)))
+    elif len(fed.mean) != in_chans:
+        raise CheckpointError(
+            f"{manifest.source} is an encoder of images of {in_chans} channels, and mean and std "
+            f"are known for {len(fed.mean)}. Say them: --input mean=A/B/...,std=A/B/..."
+        )
+    if fed.size != native and (sentence := resized(network, fed.size)):
+        adapted.append(sentence)
+    return Encoder(network, dataclasses.replace(manifest, input=fed, adapted=tuple(adapted)))
 
 
 def _network_for(
@@ -201,13 +202,14 @@ def _network_for(
 ) -> tuple[nn.Module, int]:
     """The architecture for images of as many pixels as the file's were, and of as many channels."""
     size = recorded.size if recorded else None
-    network = build_network(arch, image_size=size)
-    if not recorded and not arch.startswith("timm:"):
-        # A name of timm's says its size, and timm how it is fed; of others the positions tell.
-        size = position_size(network, tensors)
-    in_chans = channels_of(network, tensors)
-    if in_chans != 3 or (size and not recorded):
-        network = build_network(arch, in_chans=in_chans, image_size=size)
+    with without_initialisation():
+        network = build_network(arch, image_size=size)
+        if not recorded and not arch.startswith("timm:"):
+            # A name of timm's says its size; of others the positions tell.
+            size = position_size(network, tensors)
+        in_chans = channels_of(network, tensors)
+        if in_chans != 3 or (size and not recorded):
+            network = build_network(arch, in_chans=in_chans, image_size=size)
     return network, in_chans
 
 
@@ -217,17 +219,27 @@ def _record_of(found: Claim) -> dict[str, Any]:
     return dict(record) if isinstance(record, Mapping) else {}
 
 
-def _arch_of(found: Claim) -> str:
-    """The architecture that the file names, or the one that its names and shapes tell."""
+def _arch_of(found: Claim, tensors: Mapping[str, Tensor], hints: Hints) -> tuple[str, str]:
+    """The architecture, and who says it: the user, the file, or its names and shapes."""
+    if hints.arch:
+        return hints.arch, "user"
     if isinstance(recorded := _record_of(found).get("arch"), str):
-        return recorded
+        return recorded, "file"
     row = found.format
     said = said_at(found.said, row.arch) if row.arch else None
     if isinstance(said, str):
-        return f"{row.family}{dict(row.arch_names).get(said, said)}"
-    nearest, agreement = infer_arch(sort_tensors(found).found)
+        named = f"{row.family}{our_arch(said, row, found.said)}"
+        return (timm_arch(named, found.said) if row.family else named), "file"
+    options = row.options(found.said) if callable(row.options) else row.options
+    nearest, agreement = infer_arch(tensors, heads=row.heads, options=options)
+    if agreement >= NEARLY and row.twins and (twins := twins_of(nearest)):
+        raise CheckpointError(
+            f"{found.source} is of format '{row.name}', and its names and shapes are those of "
+            f"{nearest} as well as of {' and '.join(twins)}, which compute something else. "
+            "Its configuration tells which one it is. Say it: --arch NAME."
+        )
     if agreement >= NEARLY:
-        return nearest
+        return our_arch(nearest, row, found.said), "shapes"
     raise CheckpointError(
         f"{found.source} is of format '{row.name}' but does not say its architecture, and its "
         f"names and shapes fit none: the nearest, {nearest}, agrees on {agreement:.0%}. "
@@ -246,36 +258,55 @@ def _recorded_input(found: Claim) -> InputSpec | None:
         raise CheckpointError(f"{found.source}: its record's input: {error}") from error
 
 
-def _input_of(found: Claim, network: nn.Module, arch: str) -> InputSpec:
-    """How the encoder is fed where no record says it: as its format's row does, else timm."""
+def _input_of(found: Claim, network: nn.Module, arch: str, *, asked: bool) -> InputSpec | None:
+    """How the encoder is fed where no record says it: as its format's row does, else timm.
+
+    timm's configuration speaks of its own weights: it counts for timm's files, and where the user
+    says whose weights they are (``asked``).
+    """
     row = found.format
-    if row.input:
-        return _sized(row.input, arch, network)
-    fed = timm_input(found.source, network, found.said if row.family else {})
-    if fed is None:
-        raise CheckpointError(
-            f"{found.source} does not say how its images are normalised, and format "
-            f"'{found.format.name}' has no rule for it. Say the architecture as timm names it, "
-            "with the tag of its training: --arch timm:NAME.TAG."
-        )
-    return fed
+    if row.input_unless and re.fullmatch(row.input_unless, arch):
+        return None
+    fed = row.input(found.said) if callable(row.input) else row.input
+    if fed:
+        return _sized(fed, arch, network)
+    if row.family:
+        return timm_input(found.source, network, found.said)
+    return timm_input(found.source, network, {}) if asked else None
 
 
 def _sized(fed: InputSpec, arch: str, network: nn.Module) -> InputSpec:
-    """``fed``, at the size for which a network of ours is made where that is not ImageNet's."""
-    if arch.endswith("_cifar"):
+    """``fed``, at the size for which the network is made where that is not ImageNet's."""
+    if is_resnet(arch) and "_cifar" in arch:
         return dataclasses.replace(fed, size=32, crop_pct=1.0)
-    patches = getattr(network, "patch_embed", None)
-    if patches is None or arch.startswith("timm:"):
-        return fed
-    return dataclasses.replace(fed, size=patches.img_size[0])
+    return dataclasses.replace(fed, size=_own_size(network) or fed.size)
+
+
+def _own_size(network: nn.Module) -> int | None:
+    """The side in pixels of the images that the network takes; None where it takes any."""
+    size = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    return int(size[0]) if size else None
+
+
+def _refuse_damage(found: Claim, network: nn.Module, manifest: Manifest) -> None:
+    """Refuse tensors that are not those that the file's record speaks of."""
+    written = _record_of(found).get("tensor_sha256")
+    if not written:
+        return
+    held = Encoder(network, manifest).tensor_sha256()
+    if written != held:
+        raise CheckpointError(
+            f"{found.source} is damaged: its tensors have the SHA-256 {held}, and its record says "
+            f"{written}. Fetch or write it again."
+        )
 
 
 def _require_features(encoder: Encoder) -> None:
     """Flat and finite, or it is no encoder: an image of noise shows it."""
-    size, channels = encoder.input.size, len(encoder.input.mean)
-    noise = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
-    features = encoder.features(noise)
+    # Convolutions take any size, and a small one shows it as well.
+    side = 32 if is_resnet(encoder.arch) else encoder.input.size
+    channels, generator = len(encoder.input.mean), torch.Generator().manual_seed(0)
+    features = encoder.features(torch.randn(1, channels, side, side, generator=generator))
     if features.dim() != 2 or not features.isfinite().all():
         kind = "not flat" if features.dim() != 2 else "not finite"
         raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from moco_eval.encoders import mocov3_vit
 from moco_eval.encoders.resnets import build_resnet, is_resnet, resnets
+from moco_eval.encoders.timm_networks import PREFIX, build_timm
 from moco_eval.errors import UsageError, unknown
 
 
@@ -27,7 +27,8 @@ def build_network(
     Args:
         arch: A torchvision ResNet (``resnet50``) or what ``resnets`` makes of one
             (``resnet18_cifar``, ``resnet50_w2x``), a transformer of MoCo v3's
-            (``vit_small_mocov3``) or any timm model (``timm:vit_small_patch16_224``).
+            (``vit_small_mocov3``) or any timm model (``timm:vit_small_patch16_224``), with
+            options or without (``timm_networks.py``).
         num_classes: Outputs of the last linear layer; 0 leaves it out, so that the network
             returns pooled features ``(N, D)``.
         in_chans: Channels of the images.
@@ -39,8 +40,8 @@ def build_network(
         UsageError: If nobody knows ``arch``, in which case the nearest name is offered, or it
             cannot be built for such images.
     """
-    if arch.startswith("timm:"):
-        return _timm_network(arch.removeprefix("timm:"), num_classes, in_chans, image_size)
+    if arch.startswith(PREFIX):
+        return build_timm(arch, num_classes=num_classes, in_chans=in_chans, image_size=image_size)
     if arch in mocov3_vit.PLANS:
         return mocov3_vit.build_vit(
             arch, num_classes=num_classes, in_chans=in_chans, image_size=image_size
@@ -52,7 +53,7 @@ def build_network(
         raise UsageError(
             f"{unknown('architecture', arch, known)} After a ResNet's name may stand _w2x to _w9x "
             "for that many times the channels, then _cifar for a stem that keeps 32-pixel images "
-            "whole. timm:NAME takes timm's."
+            "whole. timm:NAME[:key=value,...] takes timm's."
         )
     network = build_resnet(
         arch,
@@ -120,20 +121,6 @@ def without_projector(network: nn.Module) -> nn.Module:
     return with_last_layer(copy.deepcopy(network), nn.Identity())
 
 
-def require_timm(name: str) -> None:
-    """Refuse a name that timm does not know.
-
-    Raises:
-        UsageError: With the nearest names; all of them would fill the screen.
-    """
-    import timm
-
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        offer = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"There is no timm model '{name}'.{offer} timm.list_models() has all.")
-
-
 def resnet_parts(network: nn.Module) -> tuple[nn.Sequential, tuple[nn.Module, ...]]:
     """Split a ResNet into its stem and its four stages.
 
@@ -156,6 +143,33 @@ def resnet_parts(network: nn.Module) -> tuple[nn.Sequential, tuple[nn.Module, ..
     return stem, tuple(modules[f"layer{stage}"] for stage in (1, 2, 3, 4))
 
 
+def level_maps(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The feature maps ``(N, C, h, w)`` of strides 4, 8, 16 and 32.
+
+    Args:
+        network: A ResNet, whose four stages these are (a small stem leaves their strides smaller),
+            or a hierarchical network of timm's: ConvNeXt, Swin, RegNet.
+        images: ``(N, C, H, W)``, normalised.
+
+    Raises:
+        UsageError: If the network has no such maps.
+    """
+    info: Any = getattr(network, "feature_info", None)
+    # Of several maps of one stride the last counts.
+    by_stride = {part["reduction"]: index for index, part in enumerate(info or ())}
+    if hasattr(network, "layer4") or not by_stride.keys() >= {4, 8, 16, 32}:
+        stem, stages = resnet_parts(network)
+        maps = [stem(images)]
+        for stage in stages:
+            maps.append(stage(maps[-1]))
+        return tuple(maps[1:])
+    hierarchical: Any = network
+    indices = [by_stride[stride] for stride in (4, 8, 16, 32)]
+    return tuple(
+        hierarchical.forward_intermediates(images, indices=indices, intermediates_only=True)
+    )
+
+
 class _Pixels(nn.Module):
     """The image itself as its feature: the floor under every encoder."""
 
@@ -167,16 +181,3 @@ class _Pixels(nn.Module):
         """``(N, C, H, W)`` to ``(N, H * W)``, the channels averaged."""
         features: torch.Tensor = self.fc(images.mean(1).flatten(1))
         return features
-
-
-def _timm_network(name: str, num_classes: int, in_chans: int, image_size: int | None) -> nn.Module:
-    import timm
-
-    require_timm(name)
-    # Networks that keep a size, such as ViTs, take one; convolutions do not know the argument.
-    keeps_size = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
-    options: dict[str, Any] = {"img_size": image_size} if image_size and keeps_size else {}
-    network: nn.Module = timm.create_model(
-        name, num_classes=num_classes, in_chans=in_chans, **options
-    )
-    return network

@@ -1,7 +1,9 @@
 """ResNets as torchvision builds them, and what the field makes of them: wider ones, small ones.
 
 A name is one of torchvision's, or ``resnet10_small``, and what may follow it: ``_w2x`` multiplies
-every number of channels by 2, ``_cifar`` takes the stem for small images.
+every number of channels by 2; ``_v1`` puts the stride of a bottleneck into its first convolution,
+as the original paper, Caffe and Detectron2's own weights do; ``_cifar`` takes the stem for small
+images, ``_cifar_pad2`` the same with one pixel more of padding, as solo-learn's.
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-VARIANT = re.compile(r"(?P<base>.+?)(?:_w(?P<width>[2-9])x)?(?P<cifar>_cifar)?")
+from moco_eval.errors import UsageError
+
+VARIANT = re.compile(
+    r"(?P<base>.+?)(?:_w(?P<width>[2-9])x)?(?P<v1>_v1)?(?P<cifar>_cifar(?P<pad>_pad2)?)?"
+)
 # Channels that torchvision's stem has, in every ResNet.
 STEM_CHANNELS = 64
 
@@ -42,20 +48,26 @@ def build_resnet(
         in_chans: Channels of the images.
         zero_init_residual: Let every block begin as the identity, as MoCo v3 does: the last
             BatchNorm of each has weight 0.
+
+    Raises:
+        UsageError: If ``_v1`` stands after a network of basic blocks.
     """
     variant = VARIANT.fullmatch(arch)
     assert variant is not None, f"{arch} is no ResNet"
-    base, width, cifar = variant.groups()
+    base, width = variant["base"], variant["width"]
     builder = _builders()[base]
     network: ResNet = (
         _widened(builder, int(width), num_classes) if width else builder(num_classes=num_classes)
     )
-    if cifar:
+    if variant["cifar"]:
         network.conv1 = _stem(in_chans, network.conv1.out_channels, side=3, stride=1)
+        network.conv1.padding = (2, 2) if variant["pad"] else (1, 1)
         network.maxpool = nn.Identity()
     elif in_chans != network.conv1.in_channels:
         side, stride = network.conv1.kernel_size[0], network.conv1.stride[0]
         network.conv1 = _stem(in_chans, network.conv1.out_channels, side=side, stride=stride)
+    if variant["v1"]:
+        _stride_in_1x1(network, arch)
     if zero_init_residual:
         for block in network.modules():
             if isinstance(block, (BasicBlock, Bottleneck)):
@@ -149,6 +161,15 @@ def _widened(builder: Callable[..., ResNet], width: int, num_classes: int) -> Re
         small_stem=plan.conv1.kernel_size == (3, 3),
         groups=(plan.groups, plan.base_width),
     )
+
+
+def _stride_in_1x1(network: ResNet, arch: str) -> None:
+    """Move each bottleneck's stride from its 3x3 convolution to the 1x1 before it."""
+    blocks = [block for block in network.modules() if isinstance(block, Bottleneck)]
+    if not blocks:
+        raise UsageError(f"There is no {arch}: its blocks have no 1x1 convolution for the stride.")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _stem(in_chans: int, channels: int, *, side: int, stride: int) -> nn.Conv2d:

@@ -6,11 +6,13 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from moco_eval.data.images import InputSpec
-from moco_eval.encoders.claims import said_at
+from moco_eval.encoders.formats.layout import said_at
 from moco_eval.encoders.reader import CONFIG
+from moco_eval.encoders.timm_networks import build_timm, join_arch
 from moco_eval.errors import CheckpointError
 
 
@@ -51,29 +53,29 @@ def timm_input(source: str, network: nn.Module, said: Mapping[str, Any]) -> Inpu
     )
 
 
-def refuse_unnamed_arguments(source: str, network: nn.Module, said: Mapping[str, Any]) -> None:
-    """Refuse a folder whose network was built with arguments that its name does not imply.
+def timm_arch(named: str, said: Mapping[str, Any]) -> str:
+    """The architecture of a folder, whose network may be built with arguments beside its name.
 
-    Such a network may have the same tensors and compute something else, as with another pooling.
+    Args:
+        named: ``timm:NAME``.
+        said: What the file says; its configuration's ``model_args`` become options of the name,
+            but for those that it implies.
 
     Raises:
-        CheckpointError: With the arguments.
+        UsageError: If timm does not know the name, or an argument is nothing that it can carry.
     """
-    arguments: Any = said_at(said, (CONFIG, "model_args")) or {}
+    # The classifier is dropped, and the first convolution tells the channels.
+    arguments = dict(said_at(said, (CONFIG, "model_args")) or {})
+    options = {k: v for k, v in arguments.items() if k not in ("num_classes", "in_chans")}
+    if not options:
+        return named
+    with torch.device("meta"):
+        network = build_timm(named)
     config: Any = getattr(network, "pretrained_cfg", None) or {}
-    channels, *size = config.get("input_size") or (3,)
-    implied = {"in_chans": channels, "img_size": size, "global_pool": _pooling(network)}
-    beyond = {
-        name: value
-        for name, value in arguments.items()
-        # The classifier is dropped.
-        if name != "num_classes" and value != implied.get(name)
-    }
-    if beyond:
-        raise CheckpointError(
-            f"{source}: its {CONFIG} builds the network with {beyond}, which an architecture's "
-            "name cannot carry. Such folders are not read."
-        )
+    _, *size = config.get("input_size") or (3,)
+    implied = {"img_size": size, "global_pool": _pooling(network)}
+    beyond = {name: value for name, value in options.items() if value != implied.get(name)}
+    return join_arch(named, beyond)
 
 
 def _pooling(network: nn.Module) -> Any:

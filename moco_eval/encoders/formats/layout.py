@@ -1,16 +1,46 @@
-"""Every author's naming, as data: a row of ``FORMATS`` says how one layout is read."""
+"""How one author lays a checkpoint out, and how a name in it is read."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from moco_eval.data.images import InputSpec
-from moco_eval.encoders.reader import CONFIG, RECORD
 
 # Stands in a drop rule for what the network calls its classifier.
 CLASSIFIER = "{classifier}"
+
+# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names.
+# DistributedDataParallel's stands at the beginning only; inside a name "module" is the author's.
+WRAPPERS = frozenset(
+    ("_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module")
+)
+
+Said = Mapping[str, Any]
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """One of the networks that a file may hold.
+
+    Attributes:
+        name: What ``--tower`` and manifests call it.
+        containers: Where its tensors may lie, as paths of keys; the first that holds some is
+            taken. ``()`` is the root.
+        prefixes: What may lead its tensors' names; the first that leads one is taken.
+        nested: Whether tensors lie in mappings inside the container; slashes join the keys.
+    """
+
+    name: str = "encoder"
+    containers: tuple[tuple[str, ...], ...] = ((),)
+    prefixes: tuple[str, ...] = ("",)
+    nested: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,184 +48,96 @@ class Format:
     """One author's way to lay a checkpoint out.
 
     Rules apply to names from which ``strip_wrappers`` removed what DistributedDataParallel and
-    torch.compile put there. In ``marks`` and ``drop`` a ``*`` stands for any characters.
+    torch.compile put there. In ``marks``, ``unmarked`` and ``drop`` a ``*`` stands for any
+    characters.
 
     Attributes:
         name: What errors, manifests and users call it.
         title: What it is, in a few words.
-        containers: Where the tensors may lie, as paths of keys; the first that holds some is
-            taken. ``()`` is the root.
-        root_keys: What every such file says beside its tensors.
-        marks: Each matches at least one tensor's name.
-        prefix: What leads the names of the tower that is taken.
-        drop: The names that are left out.
-        rename: Literal pairs of theirs and ours, applied in order; ``^`` begins a name.
-        arch: Path to the architecture's name in what the file says; ``()`` where it does not say
-            and names and shapes must tell.
-        arch_names: Pairs of their name of an architecture and ours, where they differ.
+        towers: The networks that such a file may hold; the first that is there is taken, or the
+            one that ``--tower`` names.
+        equal_towers: Whether nobody documents which tower is meant: where a file holds more than
+            one, the user must say.
+        says: Paths of keys under which every such file says something beside its tensors.
+        marks: Each matches at least one name in the tower's container.
+        unmarked: None matches a name there.
+        order: Two names of which the first comes before the second in the file.
+        asked: Whether the file bears no mark of its author, so that it is read this way only where
+            the user says so: ``--format``.
+        refused: Why no encoder can be made of such a file, and what to do; empty where one can.
+        drop: The names that are left out, before or after the prefix is removed. Another tower's
+            names always are.
+        rename: Pairs of a regular expression for their names, without prefix, and what takes its
+            place; applied in order.
+        transform: What remains to be done to make the tensors ours, under the renamed names; a
+            ``ValueError`` says what is not as it must be.
+        arch: Path to the architecture's name in what the file says; ``()`` where names and shapes
+            tell.
+        arch_names: Pairs of a regular expression for a whole name of an architecture, said or
+            inferred, and our name of it; or how to find them in what the file says. What two
+            authors do under one name, or with the same names and shapes, is told apart here.
+        twins: Whether its authors use several architectures of the same names and shapes, so that
+            the user must say which of ``TWINS`` it is.
         family: What ``build_network`` wants before that name.
-        tower: The network that is taken.
-        other_tower: The one that is not, where a file holds two.
-        input: How such encoders are fed; None where timm's configuration tells.
+        heads: Numbers of attention heads by width, where a head is not 64 wide.
+        options: What else names and shapes cannot tell of the architecture, as ``timm:NAME:...``
+            takes it, or how to find it in what the file says.
+        input: How such encoders are fed, or how to find it in what the file says; None where
+            timm's configuration tells, or the user must.
+        input_unless: A regular expression for whole names of architectures that are fed otherwise,
+            so that the user must say how.
+        caveat: In which respect the encoder computes something else here than at its author's.
+        licence: Path to the licence in what the file says.
         source: Where the layout is written down.
     """
 
     name: str
     title: str
-    containers: tuple[tuple[str, ...], ...]
-    root_keys: tuple[str, ...] = ()
+    towers: tuple[Tower, ...] = (Tower(),)
+    equal_towers: bool = False
+    says: tuple[tuple[str, ...], ...] = ()
     marks: tuple[str, ...] = ()
-    prefix: str = ""
+    unmarked: tuple[str, ...] = ()
+    order: tuple[str, str] | None = None
+    asked: bool = False
+    refused: str = ""
     drop: tuple[str, ...] = ()
-    rename: tuple[tuple[str, str], ...] = ()
+    rename: Pairs = ()
+    transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     arch: tuple[str, ...] = ()
-    arch_names: tuple[tuple[str, str], ...] = ()
+    arch_names: Pairs | Callable[[Said], Pairs] = ()
+    twins: bool = False
     family: str = ""
-    tower: str = "encoder"
-    other_tower: str = ""
-    input: InputSpec | None = None
+    heads: Mapping[int, int] = field(default_factory=dict)
+    options: Mapping[str, Any] | Callable[[Said], Mapping[str, Any]] = field(default_factory=dict)
+    input: InputSpec | Callable[[Said], InputSpec | None] | None = None
+    input_unless: str = ""
+    caveat: str = ""
+    licence: tuple[str, ...] = ()
     source: str
 
 
-# Reversible: read backwards it takes torchvision's names to Detectron2's.
-DETECTRON2_NAMES = (
-    ("^stem.conv1.norm.", "^bn1."),
-    ("^stem.conv1.", "^conv1."),
-    (".conv1.norm.", ".bn1."),
-    (".conv2.norm.", ".bn2."),
-    (".conv3.norm.", ".bn3."),
-    (".shortcut.norm.", ".downsample.1."),
-    (".shortcut.", ".downsample.0."),
-    ("^res2.", "^layer1."),
-    ("^res3.", "^layer2."),
-    ("^res4.", "^layer3."),
-    ("^res5.", "^layer4."),
-)
-
-# The most specific first: a file belongs to the first row whose marks it bears.
-FORMATS = (
-    Format(
-        name="moco-eval",
-        title="a file of moco-eval convert, with its record",
-        containers=((),),
-        root_keys=(RECORD,),
-        arch=(RECORD, "arch"),
-        source="moco_eval/encoders/export.py",
-    ),
-    Format(
-        name="moco",
-        title="MoCo v1 and v2, and what moco-pretrain writes",
-        containers=(("state_dict",),),
-        marks=("encoder_q.*",),
-        prefix="encoder_q.",
-        # A memory bank of all images' keys stands in the place of key encoder and queue.
-        drop=(
-            *("encoder_q.fc.*", f"encoder_q.{CLASSIFIER}.*"),
-            *("encoder_k.*", "queue", "queue_ptr", "bank"),
-        ),
-        arch=("arch",),
-        tower="encoder_q",
-        other_tower="encoder_k",
-        input=InputSpec(),
-        source="facebookresearch/moco@7397dfe: moco/builder.py, main_lincls.py",
-    ),
-    Format(
-        name="mocov3",
-        title="MoCo v3, ResNets and ViTs, and what moco-pretrain writes of it",
-        containers=(("state_dict",),),
-        marks=("base_encoder.*", "momentum_encoder.*"),
-        prefix="base_encoder.",
-        drop=(
-            *("base_encoder.fc.*", f"base_encoder.{CLASSIFIER}.*"),
-            *("momentum_encoder.*", "predictor.*"),
-        ),
-        arch=("arch",),
-        arch_names=(
-            ("vit_small", "vit_small_mocov3"),
-            ("vit_base", "vit_base_mocov3"),
-            ("vit_conv_small", "vit_conv_small_mocov3"),
-            ("vit_conv_base", "vit_conv_base_mocov3"),
-        ),
-        tower="base_encoder",
-        other_tower="momentum_encoder",
-        input=InputSpec(),
-        source="facebookresearch/moco-v3@c349e6e: moco/builder.py, vits.py, main_lincls.py",
-    ),
-    Format(
-        name="detectron2",
-        title="a ResNet converted for Detectron2, as .pth",
-        containers=(("model",),),
-        marks=("stem.conv1.weight", "res2.*"),
-        drop=("stem.fc.*",),
-        rename=DETECTRON2_NAMES,
-        input=InputSpec(),
-        source="facebookresearch/detectron2@02b5c4e2: tools/convert-torchvision-to-d2.py",
-    ),
-    Format(
-        name="timm-training-ema",
-        title="a checkpoint of timm's train.py that averaged its weights",
-        containers=(("state_dict_ema",),),
-        root_keys=("arch", "version", "state_dict_ema"),
-        drop=(f"{CLASSIFIER}.*",),
-        arch=("arch",),
-        family="timm:",
-        tower="state_dict_ema",
-        other_tower="state_dict",
-        source="huggingface/pytorch-image-models 1.0.31: timm/utils/checkpoint_saver.py",
-    ),
-    Format(
-        name="timm-training",
-        title="a checkpoint of timm's train.py",
-        containers=(("state_dict",),),
-        root_keys=("arch", "version"),
-        drop=(f"{CLASSIFIER}.*",),
-        arch=("arch",),
-        family="timm:",
-        source="huggingface/pytorch-image-models 1.0.31: timm/utils/checkpoint_saver.py",
-    ),
-    Format(
-        name="timm",
-        title="a timm model's folder, as on the Hugging Face hub",
-        containers=((),),
-        root_keys=(CONFIG,),
-        drop=(f"{CLASSIFIER}.*",),
-        arch=(CONFIG, "architecture"),
-        family="timm:",
-        source="huggingface/pytorch-image-models 1.0.31: timm/models/_hub.py",
-    ),
-    Format(
-        name="torchvision",
-        title="a torchvision ResNet, bare, under 'model' or under 'state_dict'",
-        containers=((), ("model",), ("state_dict",)),
-        marks=("conv1.weight", "layer1.0.conv1.weight"),
-        drop=("fc.*",),
-        arch=("arch",),
-        input=InputSpec(),
-        source="pytorch/vision 0.29.2: torchvision/models/resnet.py",
-    ),
-    Format(
-        name="moco-pretrain",
-        title="what moco-pretrain writes of a supervised baseline that is no ResNet",
-        containers=(("state_dict",),),
-        root_keys=(RECORD, "arch"),
-        drop=(f"{CLASSIFIER}.*",),
-        arch=("arch",),
-        source="pretrain/checkpoint.py",
-    ),
-    Format(
-        name="timm-vit",
-        title="bare timm names of a ViT; needs --arch timm:NAME.TAG, which tells how it is fed",
-        containers=((), ("model",), ("state_dict",)),
-        marks=("patch_embed.proj.weight", "blocks.0.*"),
-        drop=(f"{CLASSIFIER}.*",),
-        source="huggingface/pytorch-image-models 1.0.31: timm/models/vision_transformer.py",
-    ),
-)
+def needs_of(row: Format) -> str:
+    """What a user must say for a file of this format to load, as options."""
+    if row.refused:
+        return "cannot be loaded"
+    needs = []
+    if row.asked:
+        needs.append(f"--format {row.name}")
+    if row.equal_towers:
+        needs.append("--tower where it holds several")
+    if row.input is None and not row.family and not row.says:
+        needs.append("--input, or --arch timm:NAME.TAG")
+    elif callable(row.input) or row.input_unless:
+        needs.append("--input where it does not say it")
+    if row.twins:
+        needs.append("--arch where its names and shapes have several")
+    return "; ".join(needs) or "nothing"
 
 
 def strip_wrappers(name: str) -> str:
-    """Remove torch.compile's ``_orig_mod`` anywhere and ``module`` at the beginning of a name."""
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    """Remove what wrappers of a network put into a name; see ``WRAPPERS``."""
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
     while parts[:1] == ["module"]:
         del parts[0]
     return ".".join(parts)
@@ -206,19 +148,44 @@ def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def to_ours(name: str, row: Format) -> str | None:
-    """The canonical name of a stripped one, or None where the row's prefix does not lead it."""
-    if not name.startswith(row.prefix):
+def bears(names: Iterable[str], row: Format) -> bool:
+    """Whether the stripped names of a container are as the format's marks say."""
+    held = list(names)
+    if row.order:
+        places = [held.index(name) for name in row.order if name in held]
+        if len(places) < len(row.order) or places != sorted(places):
+            return False
+    marked = all(fnmatch.filter(held, mark) for mark in row.marks)
+    return marked and not any(fnmatch.filter(held, mark) for mark in row.unmarked)
+
+
+def to_ours(name: str, row: Format, prefix: str) -> str | None:
+    """The canonical name of a stripped one, or None where the prefix does not lead it."""
+    if not name.startswith(prefix):
         return None
-    renamed = f"^{name.removeprefix(row.prefix)}"
+    renamed = name.removeprefix(prefix)
     for theirs, ours in row.rename:
-        renamed = renamed.replace(theirs, ours)
-    return renamed.removeprefix("^")
+        renamed = re.sub(theirs, ours, renamed)
+    return renamed
 
 
-def to_detectron2(name: str) -> str:
-    """Detectron2's name of a torchvision ResNet's tensor."""
-    renamed = f"^{name}"
-    for theirs, ours in DETECTRON2_NAMES:
-        renamed = renamed.replace(ours, theirs)
-    return renamed.removeprefix("^")
+def our_arch(name: str, row: Format, said: Said) -> str:
+    """Our name of an architecture that a file names, or that was inferred from it."""
+    pairs = row.arch_names(said) if callable(row.arch_names) else row.arch_names
+    for theirs, ours in pairs:
+        if found := re.fullmatch(theirs, name):
+            return found.expand(ours)
+    return name
+
+
+def said_at(said: Any, path: Iterable[str]) -> Any:
+    """What a file says under a path of keys; None where it says nothing there.
+
+    A parsed command line is looked into as a mapping is.
+    """
+    for key in path:
+        if isinstance(said, Mapping):
+            said = said.get(key)
+        else:
+            said = getattr(said, "__dict__", {}).get(key)
+    return said

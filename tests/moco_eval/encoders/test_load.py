@@ -220,7 +220,7 @@ def test_a_timm_training_checkpoint_gives_its_average_where_it_has_one(tmp_path,
     encoder = load_encoder(str(tmp_path / "last.pth.tar"))
     assert (encoder.tensors()["conv1.weight"] == 2).all()
     assert encoder.arch == "timm:resnet18"
-    assert encoder.manifest.tower == ("state_dict_ema" if with_ema else "encoder")
+    assert encoder.manifest.tower == ("state_dict_ema" if with_ema else "state_dict")
     # The command line goes before timm's own configuration of the network.
     assert encoder.input.mean == (0.1, 0.2, 0.3)
     assert (encoder.input.std, encoder.input.size) == (InputSpec().std, 160)
@@ -229,9 +229,13 @@ def test_a_timm_training_checkpoint_gives_its_average_where_it_has_one(tmp_path,
 def test_bare_vit_weights_load_where_the_architecture_is_said(tmp_path):
     path = tmp_path / "vit.pth"
     torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), path)
-    assert "does not say its architecture" in refusal(path)
+    assert "does not say how its images are normalised" in refusal(path)
     encoder = load_encoder(str(path), arch="timm:vit_tiny_patch16_224")
     assert encoder.manifest.dropped == ("head.weight", "head.bias")
+    assert encoder.input.mean == (0.5, 0.5, 0.5)
+    # Names and shapes tell the architecture, and the user how it is fed.
+    said = load_encoder(str(path), input="imagenet")
+    assert (said.arch, said.input) == ("timm:vit_tiny_patch16_224", InputSpec())
 
 
 # Fresh and published weights.
@@ -323,8 +327,8 @@ def test_whatever_does_not_come_out_even_is_listed_in_one_error(moco_file):
         "  in the file but claimed by no rule: module.predictor.0.weight\n"
         "  of another shape: conv1.weight is [16, 3, 7, 7], expected [16, 3, 3, 3]\n"
         "The architecture is resnet10_small; --arch NAME takes another.\n"
-        "Known formats: moco-eval formats. For another author's layout add a row to "
-        "moco_eval/encoders/formats.py."
+        "Known formats: moco-eval formats. For another author's layout say --prefix PREFIX, "
+        "--arch NAME and --input INPUT, or add a row to moco_eval/encoders/formats."
     )
 
 
@@ -405,11 +409,15 @@ def test_positions_of_another_length_are_refused_with_the_size_they_are_for(tmp_
     assert "pos_embed is for images of 96 pixels; this architecture takes 224" in text
 
 
-def test_a_folder_whose_network_needs_more_than_a_name_is_refused(tmp_path):
-    network = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg")
+def test_a_folder_brings_the_arguments_that_its_network_was_built_with(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg").eval()
     save_for_hf(network, tmp_path, safe_serialization=True)
+    encoder = load_encoder(str(tmp_path))
     # The name alone means the class token. Image size and channels are implied by it.
-    assert "builds the network with {'global_pool': 'avg'}" in refusal(tmp_path)
+    assert encoder.arch == "timm:vit_tiny_patch16_224:global_pool=avg"
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(encoder.features(images), network(images))
 
 
 def test_a_configuration_that_is_no_json_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from moco_eval.encoders.networks import (
     with_last_layer,
     without_projector,
 )
+from moco_eval.encoders.timm_networks import join_arch, split_arch
 from moco_eval.errors import UsageError
 
 
@@ -116,6 +117,84 @@ def test_a_convolutional_stem_halves_four_times_and_is_trained():
     assert len(network.blocks) == 11
     assert network.patch_embed(torch.randn(1, 3, 32, 32)).shape == (1, 4, 384)
     assert [n for n, p in network.named_parameters() if not p.requires_grad] == ["pos_embed"]
+
+
+# timm's, with options.
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "options"),
+    [
+        ("resnet50_w2x", "resnet50_w2x", {}),
+        ("timm:convnext_tiny", "timm:convnext_tiny", {}),
+        (
+            "timm:vit_tiny_patch16_224.augreg_in21k:act_layer=quick_gelu,depth=2,norm_eps=1e-05",
+            "timm:vit_tiny_patch16_224.augreg_in21k",
+            {"norm_eps": 1e-5, "depth": 2, "act_layer": "quick_gelu"},
+        ),
+        # Lists hold commas; what only begins like JSON is a string; what would be read as a number
+        # is written with quotes.
+        (
+            'timm:x:a=[1,[2,3]],b=true,c=3x3,d="3",e=-0.5,f=,g=a=b',
+            "timm:x",
+            {"a": [1, [2, 3]], "b": True, "c": "3x3", "d": "3", "e": -0.5, "f": "", "g": "a=b"},
+        ),
+    ],
+)
+def test_an_architecture_comes_apart_and_together_again(arch, name, options):
+    assert split_arch(arch) == (name, options)
+    assert join_arch(name, options) == arch
+
+
+@pytest.mark.parametrize("rest", ["", "depth", "depth=1,", "depth=1,depth=2", "3=1", ",a=1"])
+def test_options_that_are_not_written_as_such_are_refused(rest):
+    with pytest.raises(UsageError, match="should begin an option"):
+        split_arch(f"timm:vit_tiny_patch16_224:{rest}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("timm:x", {"a": torch}), ("timm:x", {"a": (1, 2)}), ("timm:x", {"a-b": 1}), ("x", {"a": 1})],
+)
+def test_options_that_no_string_can_carry_are_refused(name, options):
+    with pytest.raises(UsageError, match="cannot carry the option a"):
+        join_arch(name, options)
+
+
+def test_options_build_another_network():
+    network = build("timm:vit_tiny_patch16_224:depth=2,embed_dim=64,num_heads=2,norm_eps=0.5")
+    assert (len(network.blocks), network.embed_dim) == (2, 64)
+    assert network.blocks[1].attn.num_heads == 2
+    norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
+    # Two in each block, and the last.
+    assert [norm.eps for norm in norms] == [0.5] * 5
+    sized = "timm:vit_tiny_patch16_224:depth=1,img_size=64"
+    assert build(sized).patch_embed.img_size == (64, 64)
+    assert build(sized, image_size=96).patch_embed.img_size == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("arch", "text"),
+    [
+        ("timm:vit_tiny_patch16_224:depht=2", "timm says: TypeError: .*argument 'depht'"),
+        ("timm:regnetx_002:depht=2", "timm says: TypeError: .*argument 'depht'"),
+        ("timm:efficientnet_b0:depht=2", "timm says: TypeError: .*argument 'depht'"),
+        ("timm:vit_tiny_patch16_224:num_heads=5", "AssertionError: .*divisible by num_heads"),
+        ("timm:vit_tiny_patch16_224:act_layer=gulu", "cannot be built. timm says: .*gulu"),
+        # These would fetch or read a file, or make no network of it.
+        ("timm:resnet18:pretrained=true", "'pretrained' is no option"),
+        ("timm:resnet18:checkpoint_path=weights.pth", "'checkpoint_path' is no option"),
+        ("timm:resnet18:features_only=true", "'features_only' is no option"),
+        # timm would leave it out.
+        ("timm:vit_tiny_patch16_224:init_values=null", "'init_values' is no option"),
+        ("timm:resnet18:norm_eps=1e-5", "positive number for the network's LayerNorms.*0 of them"),
+        ("timm:vit_tiny_patch16_224:norm_eps=-1", "positive number.*found -1"),
+        ("timm:vit_tiny_patch15_224:depth=2", "no timm model 'vit_tiny_patch15_224'. Did you mean"),
+    ],
+)
+def test_an_option_that_makes_no_network_is_refused(arch, text):
+    with pytest.raises(UsageError, match=text):
+        build_network(arch)
 
 
 # What all have in common.

@@ -29,6 +29,9 @@ from moco_eval.files import sync_folder
 
 SCHEMA = 1
 
+# What every run did before recipes had a field for it: records without the field mean this.
+UNSAID = {"feature": "pooled"}
+
 _FILE_NAME = re.compile(r"[0-9a-f-]{36}\.(?P<sha12>[0-9a-f]{12})\.json")
 
 
@@ -104,10 +107,15 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
         "protocol.id": record["protocol"]["id"],
         "protocol.version": record["protocol"]["version"],
         "protocol.recipe": record["protocol"]["recipe"],
-        "config": record["config"],
+        "config": config_of(record),
         "dataset.id": record["dataset"]["id"],
         "dataset.fingerprint": record["dataset"]["fingerprint"],
     }
+
+
+def config_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's numbers, with those that an older record does not name."""
+    return UNSAID | record["config"]
 
 
 def key_of(record: Mapping[str, Any]) -> str:

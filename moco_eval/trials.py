@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moco_eval.errors import UsageError
-from moco_eval.records import identity
+from moco_eval.records import config_of, identity
 
 Record = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def require_comparable(records: Sequence[Record]) -> None:
         {
             "dataset.fingerprint": record["dataset"]["fingerprint"],
             "primary metric": primary(record)[0],
-            "config": {k: v for k, v in record["config"].items() if k not in deviating},
+            "config": {k: v for k, v in config_of(record).items() if k not in deviating},
         }
         for record in records
     ]

@@ -106,6 +106,13 @@ def test_the_key_ignores_where_the_weights_lay():
     assert dataclasses.replace(RUN, encoder=elsewhere).key() == RUN.key()
 
 
+def test_a_record_from_before_a_field_is_the_same_trial_as_one_that_names_what_was_done():
+    named = dataclasses.replace(RUN, config={**RUN.config, "feature": "pooled"})
+    assert named.key() == RUN.key()
+    other = dataclasses.replace(RUN, config={**RUN.config, "feature": "cls"})
+    assert other.key() != RUN.key()
+
+
 def test_another_display_name_is_another_row_and_so_another_key():
     assert dataclasses.replace(RUN, encoder_id="mine").key() != RUN.key()
 

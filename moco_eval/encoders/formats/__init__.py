@@ -7,6 +7,7 @@ from moco_eval.encoders.formats.codebases import CODEBASES
 from moco_eval.encoders.formats.detection import DETECTION
 from moco_eval.encoders.formats.layout import Format
 from moco_eval.encoders.formats.libraries import BARE, LIBRARIES
+from moco_eval.encoders.formats.lightly import LIGHTLY
 from moco_eval.encoders.formats.moco import CONVERTED, MOCO, PRETRAINED
 from moco_eval.encoders.formats.siamese import SIAMESE
 from moco_eval.encoders.formats.simclr import SIMCLR
@@ -18,6 +19,7 @@ FORMATS: tuple[Format, ...] = (
     CONVERTED,
     *MOCO,
     *VISSL,
+    *LIGHTLY,
     *SIMCLR,
     *CLUSTERING,
     *SIAMESE,

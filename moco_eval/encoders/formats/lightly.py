@@ -10,14 +10,23 @@ from torch import Tensor
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.formats.inputs import IMAGENET
 from moco_eval.encoders.formats.layout import CLASSIFIER, Format, Said, Tower, said_at
+from moco_eval.encoders.formats.libraries import USUAL
 
 _LIGHTLY = "lightly-ai/lightly@e8d317fc:"
 _LIGHTLY_TRAIN = "lightly-ai/lightly-train@8f5a75c4: src/lightly_train/"
 _LIGHTNING = (("state_dict",), ())
+_HEAD_NAMES = ("head", "projection_head", "prediction_head", "dino_head", "ibot_head")
 _HEADS = (
-    *("projection_head*", "prediction_head*", "prototypes*", "criterion*", "online_classifier.*"),
-    *("student_*head*", "teacher_*head*", "key_projection_head*", "decoder*", "*criterion.*"),
+    *("projection_head*", "prediction_head*", "prototypes*", "online_classifier.*", "decoder*"),
+    *(f"{role}_{head}*" for role in ("student", "teacher", "key") for head in _HEAD_NAMES),
+    "*criterion.*",
 )
+_WRAPPED = tuple(
+    f"{wrapper}.{network}."
+    for wrapper in ("wrapped_model", "model_wrapper")
+    for network in ("_features", "_model")
+)
+_TRAIN_DROPS = ("*_head.*", "*_head_*", "*queue*", "*criterion.*", f"{CLASSIFIER}.*")
 
 
 def _towers(*names: str, within: tuple[str, ...] = ("",)) -> tuple[Tower, ...]:
@@ -66,20 +75,87 @@ def _normalised(said: Said) -> InputSpec | None:
     return InputSpec(mean=tuple(found["mean"]), std=tuple(found["std"]))
 
 
-def _wrapped(*names: str) -> tuple[Tower, ...]:
-    """LightlyTrain's towers: torchvision's networks lie under one name, timm's under another."""
-    inner = [f"{w}.{m}." for w in ("wrapped_model", "model_wrapper") for m in ("_features", "_model")]
-    return tuple(
-        Tower(
-            name=name,
-            containers=(("state_dict",),),
-            prefixes=tuple(f"{name}_embedding_model.{each}" for each in inner),
-        )
-        if name != "embedding_model"
-        else Tower(
-            name=name,
-            containers=(("state_dict",),),
-            prefixes=tuple(f"{name}.{each}" for each in inner),
-        )
-        for name in names
-    )
+LIGHTLY = (
+    Format(
+        name="lightly-train-distillation",
+        title="LightlyTrain, distilled: the student",
+        towers=_towers("student_embedding_model", within=_WRAPPED),
+        says=(("lightly_train",),),
+        marks=("student_projection_head*",),
+        unmarked=("teacher_projection_head*",),
+        # The teacher is a frozen network of somebody else's.
+        drop=(*_TRAIN_DROPS, "teacher_embedding_model*"),
+        input=_normalised,
+        licence=("lightly_train", "license_info"),
+        source=f"{_LIGHTLY_TRAIN}_checkpoint.py, _methods/distillation/distillation.py",
+    ),
+    Format(
+        name="lightly-train",
+        title="LightlyTrain",
+        towers=_towers(
+            *("teacher_embedding_model", "embedding_model", "student_embedding_model"),
+            within=_WRAPPED,
+        ),
+        says=(("lightly_train",),),
+        drop=_TRAIN_DROPS,
+        input=_normalised,
+        licence=("lightly_train", "license_info"),
+        source=f"{_LIGHTLY_TRAIN}_checkpoint.py, _models/torchvision/resnet.py",
+    ),
+    Format(
+        name="lightly-train-export",
+        title="an embedding model that LightlyTrain exported; bare networks are as torchvision's",
+        towers=(Tower(prefixes=_WRAPPED),),
+        marks=("*_*.conv1.weight",),
+        drop=("embed_head.*", f"{CLASSIFIER}.*"),
+        input=IMAGENET,
+        source=f"{_LIGHTLY_TRAIN}_commands/export.py",
+    ),
+    Format(
+        name="lightly-benchmark",
+        title="the benchmarks of lightly, ResNets and ViTs",
+        # The first is what the author's module computes: DINO's teacher, MoCo's and BYOL's online
+        # network. DINOv2 and iBOT have no 'backbone', and compute the teacher.
+        towers=_towers(
+            *("backbone", "teacher_backbone", "student_backbone", "key_backbone"),
+            within=("vit.", ""),
+        ),
+        marks=("online_classifier.classification_head.*",),
+        drop=(*_HEADS, "*backbone.mask_token", f"{CLASSIFIER}.*"),
+        input=IMAGENET,
+        source=f"{_LIGHTLY} benchmarks/imagenet/resnet50, benchmarks/imagenet/vitb16",
+    ),
+    Format(
+        name="lightly-resnet",
+        title="lightly's own ResNets for small images, in a module of its examples",
+        towers=_towers("backbone", "backbone_momentum"),
+        marks=("backbone.*.shortcut.0.weight",),
+        drop=(*_HEADS, "linear.*"),
+        rename=_OLD_BY_INDEX,
+        transform=joined_splits,
+        input=IMAGENET,
+        source=f"{_LIGHTLY} lightly/models/resnet.py",
+    ),
+    Format(
+        name="lightly-example",
+        title="the examples of lightly: a torchvision ResNet as nn.Sequential of its children",
+        # The student is what DINO's module computes.
+        towers=_towers("backbone", "student_backbone", "backbone_momentum", "teacher_backbone"),
+        marks=("*backbone.0.weight", "*backbone.7.0.conv1.weight"),
+        drop=_HEADS,
+        rename=_BY_INDEX,
+        input=IMAGENET,
+        source=f"{_LIGHTLY} examples/pytorch_lightning",
+    ),
+    # Whose training they are of is not to be seen: others have networks of these names as well.
+    Format(
+        name="shortcut-resnet",
+        title="a ResNet for small images whose shortcuts bear that name, as lightly's",
+        towers=(Tower(containers=USUAL),),
+        marks=("conv1.weight", "layer2.0.shortcut.0.weight", "linear.weight"),
+        drop=("linear.*",),
+        rename=_OLD_BY_INDEX,
+        transform=joined_splits,
+        source=f"{_LIGHTLY} lightly/models/resnet.py",
+    ),
+)

@@ -1,4 +1,4 @@
-"""An encoder becomes a file of another format: written, reloaded, compared, only then put there."""
+"""What an exported file holds, and how it is held against its encoder: safetensors, torchvision."""
 
 from __future__ import annotations
 
@@ -6,155 +6,183 @@ import dataclasses
 import io
 import json
 import os
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
 
-from moco_eval.encoders.account import infer_arch
 from moco_eval.encoders.encoder import Encoder, is_counter
-from moco_eval.encoders.formats import to_detectron2
+from moco_eval.encoders.infer import infer_arch
 from moco_eval.encoders.load import load_encoder
-from moco_eval.encoders.reader import RECORD
+from moco_eval.encoders.networks import with_last_layer
+from moco_eval.encoders.reader import RECORD, shortened
 from moco_eval.encoders.resnets import is_resnet
-from moco_eval.errors import UsageError, output_error, unknown
-from moco_eval.files import write_text
+from moco_eval.errors import UsageError
 
-# Relative to the largest value of a level; on one machine the difference is 0.
+# Relative to the largest value of a level; on one machine a ResNet's difference is 0.
 TOLERANCE = 1e-5
 
-# Detectron2's depths by the blocks of each stage, for basic and for bottleneck blocks.
-DETECTRON2_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
-    (False, (2, 2, 2, 2)): 18,
-    (False, (3, 4, 6, 3)): 34,
-    (True, (3, 4, 6, 3)): 50,
-    (True, (3, 4, 23, 3)): 101,
-    (True, (3, 8, 36, 3)): 152,
-}
-
-
-class Target(NamedTuple):
-    """A format to write: how its files may end, their bytes, and whether only ResNets have one."""
-
-    endings: tuple[str, ...]
-    content: Callable[[dict[str, Tensor], dict[str, Any]], bytes]
-    resnets_only: bool
-
-
-# Detectron2 takes .pkl and .pyth for other formats.
+SAFETENSORS_ENDINGS = (".safetensors",)
+# Detectron2 takes .pyth for another format.
 TORCH_ENDINGS = (".pth", ".pt", ".pth.tar")
 
 
-def export(encoder: Encoder, path: Path, target: str) -> dict[str, Any]:
-    """Write ``encoder`` to ``path`` and prove that the file is that encoder.
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is compared: an encoder's weights in some library, and what it makes of images there.
 
-    The file is written under a temporary name, reloaded through ``load_encoder`` and compared:
-    equal tensors, equal features and levels of a fixed random batch. Then it is renamed.
+    Attributes:
+        library: Who holds the network, such as ``torchvision``.
+        tensors: Weights and statistics, under the target's names.
+        outputs: Maps normalised images ``(N, C, H, W)`` to tensors by level.
+    """
 
-    Args:
-        encoder: Any encoder with weights; Detectron2 and torchvision take ResNets.
-        path: Ends as the target's files do: ``.safetensors``, else ``.pth``, ``.pt``, ``.pth.tar``.
-        target: ``safetensors``, ``torchvision`` or ``detectron2``. The last also writes
-            ``PATH.yaml``, the lines of configuration that the encoder needs.
+    library: str
+    tensors: Mapping[str, Tensor]
+    outputs: Callable[[Tensor], dict[str, Tensor]]
 
-    Returns:
-        The proof: ``target``, ``arch``, ``tensor_sha256``, ``num_tensors``, and by level the
-        largest ``relative_difference``.
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """An encoder in a target's form, before it is on the disk.
+
+    Attributes:
+        arch: What the target calls the architecture.
+        write: Writes the files to the path that it is given, or beside it.
+        expected: The encoder, in the target's form.
+        reload: Reads what ``write`` wrote there, in the library that it is for.
+        image_size: Side in pixels of the images that both are shown.
+        tolerance: How far an output may differ, as a share of its largest value.
+    """
+
+    arch: str
+    write: Callable[[Path], None]
+    expected: Evidence
+    reload: Callable[[Path], Evidence]
+    image_size: int
+    tolerance: float = TOLERANCE
+
+
+def prepare_safetensors(encoder: Encoder) -> Export:
+    """Plain safetensors under canonical names, with the record in the header."""
+    content = safetensors_bytes(tensors_of(encoder), record_of(encoder, encoder.arch))
+    return Export(
+        arch=encoder.arch,
+        write=lambda path: write_synced(path, content),
+        expected=evidence_of(encoder),
+        reload=reload_here,
+        image_size=encoder.input.size,
+    )
+
+
+def prepare_torchvision(encoder: Encoder) -> Export:
+    """A bare state dict of a torchvision ResNet, without its classifier.
+
+    What torchvision has no builder for, such as a widened ResNet, is made of its blocks all the
+    same; such a file is reloaded here.
 
     Raises:
-        UsageError: If the target is unknown or cannot express the encoder.
-        OutputError: If the file cannot be written. Nothing is left there.
+        UsageError: If the encoder is no ResNet of torchvision's names and shapes.
     """
-    if target not in TARGETS:
-        raise unknown("target", target, TARGETS)
-    chosen = TARGETS[target]
-    if not path.name.endswith(chosen.endings):
+    arch = resnet_arch(encoder, "torchvision")
+    # For images of other channels the stem is ours.
+    is_theirs = arch in torchvision.models.list_models() and len(encoder.input.mean) == 3
+    content = state_dict_bytes(tensors_of(encoder), record_of(encoder, arch))
+    return Export(
+        arch=arch,
+        write=lambda path: write_synced(path, content),
+        expected=evidence_of(encoder),
+        reload=partial(_reload_in_torchvision, encoder, arch) if is_theirs else reload_here,
+        image_size=encoder.input.size,
+    )
+
+
+def prove(encoder: Encoder, export: Export, found: Evidence) -> dict[str, float]:
+    """Hold what came back against what was written: every weight, then every level.
+
+    Returns:
+        By level, the largest difference as a share of the largest value.
+
+    Raises:
+        UsageError: If a weight is missing, changed or more than was written, or an output differs.
+    """
+    problems = _differing(export.expected.tensors, found.tensors)
+    shape = (2, len(encoder.input.mean), export.image_size, export.image_size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    theirs = found.outputs(images)
+    differences = {
+        level: relative_difference(expected, theirs[level])
+        for level, expected in export.expected.outputs(images).items()
+        if not problems
+    }
+    # Not the largest one: a comparison with nan is false.
+    far = {level: d for level, d in differences.items() if not d <= export.tolerance}
+    problems += [f"{level} is off by {d:.1g} of its largest value" for level, d in far.items()]
+    if problems:
         raise UsageError(
-            f"A file for {target} ends in {' or '.join(chosen.endings)}, found {path.name}: "
-            "other programs go by the ending."
+            f"{encoder.name} cannot be written as {export.arch}: reloaded in {found.library}, "
+            f"{'; '.join(problems)} (allowed: {export.tolerance:g}). {encoder.arch} computes "
+            "something that this format does not express. Nothing was written. "
+            "Take --to safetensors."
         )
-    tensors = {name: tensor.contiguous().clone() for name, tensor in encoder.tensors().items()}
-    if not tensors:
-        raise UsageError(f"{encoder.name} has no weights to write.")
-    arch = _resnet_of(encoder, target) if chosen.resnets_only else encoder.arch
-    record = _record(encoder, arch)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            written = Path(folder) / path.name
-            with written.open("wb") as file:
-                file.write(chosen.content(tensors, record))
-                file.flush()
-                os.fsync(file.fileno())
-            proof = _prove(encoder, load_encoder(str(written)), target)
-            if target == "detectron2":
-                write_text(path.with_name(f"{path.name}.yaml"), detectron2_yaml(encoder, path.name))
-            written.replace(path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    return {"target": target, "arch": arch, "num_tensors": len(tensors), **proof}
+    return differences
 
 
-def detectron2_yaml(encoder: Encoder, name: str) -> str:
-    """The lines of a Detectron2 configuration without which it would feed or build another net."""
-    fed = encoder.input
-    lines = [
-        f"# What Detectron2 must be told about {name}.",
-        "INPUT:",
-        f'  FORMAT: "{fed.channel_order}"',
-        "MODEL:",
-        f"  PIXEL_MEAN: {[round(value * 255, 4) for value in fed.mean]}",
-        f"  PIXEL_STD: {[round(value * 255, 4) for value in fed.std]}",
-        *(f"  {line}" for line in _resnet_lines(encoder)),
-    ]
-    return "\n".join(lines) + "\n"
+def evidence_of(encoder: Encoder, library: str = "moco-eval") -> Evidence:
+    """The encoder itself: its pooled features, and a ResNet's levels."""
+
+    def outputs(images: Tensor) -> dict[str, Tensor]:
+        found = {"features": encoder.features(images)}
+        return found | (encoder.levels(images) if has_levels(encoder) else {})
+
+    return Evidence(library=library, tensors=encoder.tensors(), outputs=outputs)
 
 
-def _resnet_lines(encoder: Encoder) -> list[str]:
-    """MODEL.RESNETS as the shapes tell it; a comment where Detectron2 has no such network."""
-    tensors = encoder.tensors()
-    stem, conv2 = tensors["conv1.weight"], tensors["layer1.0.conv2.weight"]
-    blocks = {tuple(n.split(".")[:2]) for n in tensors if n.startswith("layer")}
-    counts = tuple(sum(stage == f"layer{number}" for stage, _ in blocks) for number in (1, 2, 3, 4))
-    is_bottleneck = "layer1.0.conv3.weight" in tensors
-    depth = DETECTRON2_DEPTHS.get((is_bottleneck, counts))
-    if depth is None or stem.shape[2] != 7:
-        return [
-            f"# {encoder.arch} has a {stem.shape[2]}x{stem.shape[3]} stem and stages of {counts} "
-            "blocks, which",
-            "# Detectron2's build_resnet_backbone cannot build; moco-eval's own engine does.",
-        ]
-    groups = conv2.shape[0] // conv2.shape[1]
-    last = tensors["layer1.0.conv3.weight"] if is_bottleneck else conv2
-    return [
-        "RESNETS:",
-        f"  DEPTH: {depth}",
-        "  STRIDE_IN_1X1: False",
-        f"  NUM_GROUPS: {groups}",
-        f"  WIDTH_PER_GROUP: {conv2.shape[0] // groups}",
-        f"  RES2_OUT_CHANNELS: {last.shape[0]}",
-        f"  STEM_OUT_CHANNELS: {stem.shape[0]}",
-    ]
+def reload_here(path: Path) -> Evidence:
+    """The file through ``load_encoder``, which accounts for every tensor."""
+    return evidence_of(load_encoder(str(path)))
 
 
-def _resnet_of(encoder: Encoder, target: str) -> str:
-    """The torchvision ResNet that the encoder is, by names and shapes; the proof shows the rest."""
-    if is_resnet(encoder.arch):
+def has_levels(encoder: Encoder) -> bool:
+    """Whether it is a ResNet by its names."""
+    return "layer1.0.conv1.weight" in encoder.tensors()
+
+
+def tensors_of(encoder: Encoder) -> dict[str, Tensor]:
+    """Copies of the encoder's tensors, none of which shares memory with another."""
+    return {name: tensor.contiguous().clone() for name, tensor in encoder.tensors().items()}
+
+
+def resnet_arch(encoder: Encoder, target: str) -> str:
+    """The ResNet that the encoder is, by names and shapes; the proof shows the rest.
+
+    Args:
+        encoder: Where its names and shapes are those of a network that torchvision builds, it is
+            that one, so that a stride in another place shows in the proof.
+        target: Named by the error.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    inferred, agreement = infer_arch(tensors_of(encoder))
+    ours = is_resnet(encoder.arch)
+    if agreement == 1 and (inferred in torchvision.models.list_models() or not ours):
+        return inferred
+    if ours:
         return encoder.arch
-    arch, agreement = infer_arch(encoder.tensors())
-    if agreement < 1:
-        raise UsageError(
-            f"{encoder.arch} cannot be written for {target}: only torchvision's ResNets can, and "
-            "its names and shapes are those of none. Take --to safetensors."
-        )
-    return arch
+    raise UsageError(
+        f"{encoder.arch} cannot be written for {target}: only torchvision's ResNets can, and its "
+        "names and shapes are those of none. Take --to safetensors, or timm for one of timm's."
+    )
 
 
-def _record(encoder: Encoder, arch: str) -> dict[str, Any]:
+def record_of(encoder: Encoder, arch: str) -> dict[str, Any]:
     """What the file says of itself. The first origin is kept when a file is converted again."""
     manifest = encoder.manifest
     origin = {
@@ -163,6 +191,11 @@ def _record(encoder: Encoder, arch: str) -> dict[str, Any]:
         "format": manifest.format,
         "tower": manifest.tower,
         "file_sha256": manifest.file_sha256,
+        "loaded": list(manifest.loaded),
+        "dropped": list(manifest.dropped),
+        "adapted": list(manifest.adapted),
+        "caveat": manifest.caveat,
+        "licence": manifest.licence,
     }
     return {
         "origin": origin,
@@ -173,74 +206,59 @@ def _record(encoder: Encoder, arch: str) -> dict[str, Any]:
     }
 
 
-def _safetensors(tensors: dict[str, Tensor], record: dict[str, Any]) -> bytes:
+def safetensors_bytes(tensors: dict[str, Tensor], record: Mapping[str, Any]) -> bytes:
+    """A safetensors file with the record in its header."""
     from safetensors.torch import save
 
     # "pt" is what the libraries of Hugging Face look for.
     return bytes(save(tensors, metadata={"format": "pt", RECORD: json.dumps(record)}))
 
 
-def _torchvision(tensors: dict[str, Tensor], record: dict[str, Any]) -> bytes:
-    # A bare state dict, as load_state_dict takes it; the record travels where state dicts carry
-    # their modules' versions, and is no key.
+def state_dict_bytes(tensors: dict[str, Tensor], record: Mapping[str, Any]) -> bytes:
+    """A bare state dict, as load_state_dict takes it.
+
+    The record travels where state dicts carry their modules' versions, and is no key.
+    """
     state = OrderedDict(tensors)
     state._metadata = {RECORD: json.dumps(record)}  # type: ignore[attr-defined]
-    return _torch_bytes(state)
+    return torch_bytes(state)
 
 
-def _detectron2(tensors: dict[str, Tensor], record: dict[str, Any]) -> bytes:
-    content = {
-        "model": {to_detectron2(n): tensor for n, tensor in tensors.items() if not is_counter(n)},
-        "__author__": "moco-eval",
-        # Detectron2 then finds these names below backbone. or backbone.bottom_up.
-        "matching_heuristics": True,
-        RECORD: record,
-    }
-    return _torch_bytes(content)
-
-
-def _torch_bytes(content: Any) -> bytes:
+def torch_bytes(content: Any) -> bytes:
+    """What torch.save makes of it."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-TARGETS = {
-    "safetensors": Target((".safetensors",), _safetensors, resnets_only=False),
-    "torchvision": Target(TORCH_ENDINGS, _torchvision, resnets_only=True),
-    "detectron2": Target(TORCH_ENDINGS, _detectron2, resnets_only=True),
-}
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _prove(encoder: Encoder, reloaded: Encoder, target: str) -> dict[str, Any]:
-    """Compare the reloaded file with the encoder: weights, then what they compute."""
-    ours, theirs = encoder.tensor_sha256(), reloaded.tensor_sha256()
-    differences = {
-        level: _relative_difference(expected, _outputs(reloaded)[level])
-        for level, expected in _outputs(encoder).items()
-    }
-    # Not the largest one: a comparison with nan is false.
-    if ours != theirs or not all(value <= TOLERANCE for value in differences.values()):
-        raise UsageError(
-            f"{encoder.name} cannot be written for {target}: reloaded as {reloaded.arch}, its "
-            f"weights are {'equal' if ours == theirs else 'not equal'} and its outputs differ by "
-            f"{max(differences.values()):.1g} of the largest value (allowed: {TOLERANCE:g}). "
-            f"{encoder.arch} computes something that {target} does not express. "
-            "Nothing was written."
-        )
-    return {"tensor_sha256": ours, "relative_difference": differences}
-
-
-def _outputs(encoder: Encoder) -> dict[str, Tensor]:
-    size = encoder.input.size
-    channels = len(encoder.input.mean)
-    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    outputs = {"features": encoder.features(images)}
-    if "layer1.0.conv1.weight" in encoder.tensors():
-        outputs |= encoder.levels(images)
-    return outputs
-
-
-def _relative_difference(expected: Tensor, found: Tensor) -> float:
+def relative_difference(expected: Tensor, found: Tensor) -> float:
+    """The largest difference, as a share of the largest expected value."""
     scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
     return float((expected - found).abs().max() / scale)
+
+
+def _reload_in_torchvision(encoder: Encoder, arch: str, path: Path) -> Evidence:
+    network = with_last_layer(torchvision.models.get_model(arch), nn.Identity())
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+    return evidence_of(Encoder(network, encoder.manifest), "torchvision")
+
+
+def _differing(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with the weights that came back; BatchNorm's step counters do not matter."""
+    ours = {name for name in expected if not is_counter(name)}
+    theirs = {name for name in found if not is_counter(name)}
+    changed = [name for name in sorted(ours & theirs) if not expected[name].equal(found[name])]
+    lines = {
+        "did not come back": sorted(ours - theirs),
+        "came back besides": sorted(theirs - ours),
+        "came back changed": changed,
+    }
+    return [f"{shortened(names)} {what}" for what, names in lines.items() if names]

@@ -105,7 +105,7 @@ def _checked(path: Path, root: Any, header: dict[str, str], files: list[Path]) -
         )
     # A state dict carries its modules' versions as an attribute, and our record beside them.
     attached = getattr(root, "_metadata", None)
-    record = attached.get(RECORD) if isinstance(attached, Mapping) else None
+    record = attached.get(RECORD) if isinstance(attached, Mapping) else root.get(RECORD)
     metadata = header | ({RECORD: record} if isinstance(record, str) else {})
     digest = sha256_of(files[0]) if len(files) == 1 else sha256_of_all(files)
     return CheckpointFile(path=path, root=root, metadata=metadata, sha256=digest)

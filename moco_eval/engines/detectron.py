@@ -1,4 +1,4 @@
-"""The same C4 R-CNN from Detectron2: the only file that imports it.
+"""The same C4 R-CNN from Detectron2.
 
 Its configuration is filled in code and its ResNet is built from the encoder's own structure, so
 that any depth, width or stem fits; the encoder's tensors are handed over in memory, under

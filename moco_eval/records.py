@@ -115,7 +115,8 @@ def identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's numbers, with those that an older record does not name."""
-    return UNSAID | record["config"]
+    config: dict[str, Any] = UNSAID | record["config"]
+    return config
 
 
 def key_of(record: Mapping[str, Any]) -> str:

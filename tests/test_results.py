@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from moco_eval import records
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +17,8 @@ def test_every_committed_record_is_whole():
     assert len(found) >= 34
 
 
-def test_the_tables_regenerate_to_the_byte():
-    command = [sys.executable, "tools/render_results.py", "--check"]
+@pytest.mark.parametrize("tool", ["render_results.py", "render_formats.py"])
+def test_the_tables_regenerate_to_the_byte(tool):
+    command = [sys.executable, f"tools/{tool}", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

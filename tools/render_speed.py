@@ -2,7 +2,8 @@
 
 python tools/render_speed.py              write README.md
 python tools/render_speed.py --check      exit 1 if it would change
-python tools/render_speed.py --measure    run every bench three times first, which takes minutes
+python tools/render_speed.py --measure [NAME]    run every bench, or the one of that name, three
+                                          times first, which takes minutes
 
 Measure on a machine that does nothing else.
 """
@@ -31,6 +32,7 @@ BENCHES = {
     "views": "tools/bench_views.py",
     "shuffle": "tools/bench_shuffle.py",
     "step": "tools/bench_step.py",
+    "load": "tools/bench_load.py",
 }
 LARGE = "--device cuda --batch 256 --size 224 --precision bf16 --compile"
 ON_GPU = {"step-gpu": f"tools/bench_step.py {LARGE}"}
@@ -40,8 +42,8 @@ MIB = 2**20
 Run = dict[str, float]
 
 
-def measure() -> None:
-    """Run every bench, each process with one thread, and keep the numbers with their machine."""
+def measure(names: list[str]) -> None:
+    """Run the benches of these names, or all; each process with one thread, and keep the numbers with their machine."""
     hardware = environment.describe()["hardware"]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     machine = {
@@ -51,6 +53,8 @@ def measure() -> None:
     }
     benches = BENCHES | ON_GPU if hardware["gpu"] else BENCHES
     for name, command in benches.items():
+        if names and name not in names:
+            continue
         runs = [run_of(command) for _ in range(NUM_RUNS)]
         content = {"command": f"python {command}", "machine": machine, "runs": runs}
         write_text(RESULTS / f"{name}.json", json.dumps(content, indent=1) + "\n")
@@ -87,6 +91,7 @@ def rendered() -> str:
     rows += of_step(runs["step"], "ResNet-50, 16 images of 64 pixels")
     if "step-gpu" in runs:
         rows += of_step(runs["step-gpu"], "ResNet-50, 256 images of 224 pixels, bf16, compiled")
+    rows += of_load(runs["load"])
     table = ["| | the original's way | ours | ratio |", "|:--|--:|--:|--:|"]
     table += [f"| {' | '.join(cells)} |" for cells in rows]
     places = [f"- `{bench['command']}`: {place(bench['machine'])}" for bench in found.values()]
@@ -160,6 +165,12 @@ def of_step(runs: list[Run], title: str) -> list[list[str]]:
     ]
 
 
+def of_load(runs: list[Run]) -> list[list[str]]:
+    """What accounting, hashing and a look at the features add to the reading of a file."""
+    title = "a ResNet-50's checkpoint becomes an encoder (the usual way: torch.load, build, load)"
+    return [times_row(title, runs, ("load_usual", "load_ours"), "load_usual_ratio")]
+
+
 def times_row(title: str, runs: list[Run], ways: tuple[str, str], ratio: str) -> list[str]:
     """A row of two times: the original's way and ours."""
     return [title, *(best_ms(runs, way) for way in ways), spread(numbers(runs, ratio))]
@@ -192,7 +203,7 @@ def place(machine: dict[str, Any]) -> str:
 def main() -> None:
     """Write the README's block, or say that it would change."""
     if "--measure" in sys.argv[1:]:
-        measure()
+        measure(sys.argv[sys.argv.index("--measure") + 1 :])
     path = ROOT / "README.md"
     readme = path.read_text()
     before, after = readme.split(BEGIN)[0], readme.split(END)[1]

@@ -25,6 +25,10 @@ from moco_eval.errors import CheckpointError, UsageError
 
 # How deep a file of no known layout is searched for tensors.
 DEPTH = 4
+# What VISSL calls a file that holds a part of a network, or the names of the files that do.
+VISSL_PARTS = ("shard", "shard_list", "slice", "slice_list")
+# What torch and fairscale call the parameters that FSDP flattened, of which each process has a cut.
+FLAT = ("_flat_param", "flat_param")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class Claim:
         prefix: What leads the stripped names of that network's tensors.
         tensors: What lies in the tower's container.
         said: What the file says beside tensors.
+        others: Formats without marks of their own as which the user may have it read instead.
     """
 
     source: str
@@ -46,6 +51,7 @@ class Claim:
     prefix: str
     tensors: Mapping[str, Any]
     said: Mapping[str, Any]
+    others: tuple[str, ...] = ()
 
 
 def claim(file: CheckpointFile, hints: Hints) -> Claim:
@@ -57,6 +63,7 @@ def claim(file: CheckpointFile, hints: Hints) -> Claim:
         UsageError: If the user must name the network, or names a format that there is not.
     """
     said = _facts(file)
+    _refuse_parts(file, said)
     if hints.prefix is not None:
         return _led_by(file, said, hints.prefix)
     named = format_named(hints.format) if hints.format else None
@@ -69,8 +76,32 @@ def claim(file: CheckpointFile, hints: Hints) -> Claim:
                 f"{file.path} is of format '{row.name}', {row.title}: {row.refused}"
             )
         if held:
-            return _chosen(held, hints.tower)
+            others = () if named else _asked_about(file, said)
+            return dataclasses.replace(_chosen(held, hints.tower), others=others)
     raise _unclaimed(file, said, named)
+
+
+def _refuse_parts(file: CheckpointFile, said: Mapping[str, Any]) -> None:
+    """Refuse a part of a network: the rest of it lies in the files of other processes.
+
+    The files that a list names are not opened: their paths are whatever the file says.
+    """
+    kind = said.get("type")
+    if isinstance(kind, str) and kind in VISSL_PARTS:
+        raise CheckpointError(
+            f"{file.path} is a {kind} of VISSL's, expected a consolidated checkpoint: the tensors "
+            "lie in pieces in several files. Put them together where VISSL is installed, with "
+            "sharded_to_consolidated_checkpoint of vissl/utils/checkpoint.py."
+        )
+    names = (name for _, tensors in containers_of(file.root) for name in tensors)
+    flat = next((n for n in names if any(part.startswith(FLAT) for part in n.split("."))), None)
+    if flat is not None:
+        raise CheckpointError(
+            f"{file.path} holds what one process of FSDP had: {flat} is a cut of many tensors in "
+            "one, and the other cuts lie in the other processes' files. Save the whole network: "
+            "a full state dict (torch's StateDictType.FULL_STATE_DICT), or a folder of "
+            "torch.distributed.checkpoint."
+        )
 
 
 def _towers(file: CheckpointFile, said: Mapping[str, Any], row: Format) -> Iterator[Claim]:
@@ -93,6 +124,11 @@ def _towers(file: CheckpointFile, said: Mapping[str, Any], row: Format) -> Itera
                     said=said,
                 )
                 break
+
+
+def _asked_about(file: CheckpointFile, said: Mapping[str, Any]) -> tuple[str, ...]:
+    """The formats without marks of their own that the file may be of."""
+    return tuple(row.name for row in FORMATS if row.asked and any(_towers(file, said, row)))
 
 
 def _chosen(held: list[Claim], asked: str | None) -> Claim:
@@ -222,7 +258,7 @@ def _unclaimed(
         )
     if near := _nearest(names):
         lines.append(f"  the nearest format: {near}")
-    if asked := [row.name for row in FORMATS if row.asked and any(_towers(file, said, row))]:
+    if asked := _asked_about(file, said):
         lines.append(f"  it bears no author's mark; it may be --format {' or '.join(asked)}")
     return CheckpointError("\n".join([*lines, ADVICE]))
 
@@ -246,7 +282,7 @@ def _nearest(names: list[str]) -> str:
     for row in FORMATS:
         for prefix in _prefixes(names):
             inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-            if row.marks and bears(inner, dataclasses.replace(row, order=None)):
+            if row.marks and bears(inner, row):
                 return f"'{row.name}', if '{prefix}' led no name"
     return ""
 

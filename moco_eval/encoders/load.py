@@ -24,7 +24,7 @@ from moco_eval.encoders.adapt import resized, with_channels
 from moco_eval.encoders.claims import Claim, claim
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.formats.inputs import UNIT, parse_input
-from moco_eval.encoders.formats.layout import our_arch, said_at
+from moco_eval.encoders.formats.layout import said_at
 from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.encoders.infer import infer_arch, twins_of
 from moco_eval.encoders.networks import build_network
@@ -128,6 +128,8 @@ def _from_claim(found: Claim, spec: str, hints: Hints, *, file_sha256: str = "")
         raise CheckpointError(f"{found.source}: {error} --arch NAME says another one.") from error
     held = fill(network, found, arch=arch)
     fed = recorded or _input_of(found, network, arch, asked=hints.arch is not None)
+    if fed is None and not hints.input:
+        raise _unfed(found)
     licence = said_at(found.said, found.format.licence) if found.format.licence else None
     manifest = Manifest(
         source=spec,
@@ -174,14 +176,8 @@ def _encoder(
         fed = parse_input(hints.input, known)
         if "size=" not in hints.input and (known or _own_size(network)):
             fed = dataclasses.replace(fed, size=native)
-    elif known is None:
-        raise CheckpointError(
-            f"{manifest.source} does not say how its images are normalised, and format "
-            f"'{manifest.format}' has no rule for it. Say it: --input imagenet, --input half or "
-            "--input mean=R/G/B,std=R/G/B; or say the architecture as timm names it, with the tag "
-            "of its training: --arch timm:NAME.TAG."
-        )
     else:
+        assert known is not None, f"nobody says how {manifest.source} is fed"
         fed = known
     adapted = []
     in_chans = in_chans or len(manifest.input.mean)
@@ -228,10 +224,10 @@ def _arch_of(found: Claim, tensors: Mapping[str, Tensor], hints: Hints) -> tuple
     row = found.format
     said = said_at(found.said, row.arch) if row.arch else None
     if isinstance(said, str):
-        named = f"{row.family}{our_arch(said, row, found.said)}"
+        named = f"{row.family}{_our_arch(said, found)}"
         return (timm_arch(named, found.said) if row.family else named), "file"
-    options = row.options(found.said) if callable(row.options) else row.options
-    nearest, agreement = infer_arch(tensors, heads=row.heads, options=options)
+    heads, options = _by_what_is_said(row.heads, found), _by_what_is_said(row.options, found)
+    nearest, agreement = infer_arch(tensors, heads=heads, options=options)
     if agreement >= NEARLY and row.twins and (twins := twins_of(nearest)):
         raise CheckpointError(
             f"{found.source} is of format '{row.name}', and its names and shapes are those of "
@@ -239,7 +235,7 @@ def _arch_of(found: Claim, tensors: Mapping[str, Tensor], hints: Hints) -> tuple
             "Its configuration tells which one it is. Say it: --arch NAME."
         )
     if agreement >= NEARLY:
-        return our_arch(nearest, row, found.said), "shapes"
+        return _our_arch(nearest, found), "shapes"
     raise CheckpointError(
         f"{found.source} is of format '{row.name}' but does not say its architecture, and its "
         f"names and shapes fit none: the nearest, {nearest}, agrees on {agreement:.0%}. "
@@ -267,12 +263,43 @@ def _input_of(found: Claim, network: nn.Module, arch: str, *, asked: bool) -> In
     row = found.format
     if row.input_unless and re.fullmatch(row.input_unless, arch):
         return None
-    fed = row.input(found.said) if callable(row.input) else row.input
-    if fed:
-        return _sized(fed, arch, network)
-    if row.family:
-        return timm_input(found.source, network, found.said)
-    return timm_input(found.source, network, {}) if asked else None
+    fed: InputSpec | None = _by_what_is_said(row.input, found)
+    if fed is None and row.family:
+        fed = timm_input(found.source, network, found.said)
+    elif fed is None and asked:
+        fed = timm_input(found.source, network, {})
+    return _sized(fed, arch, network) if fed else None
+
+
+def _unfed(found: Claim) -> CheckpointError:
+    """Ask how images are normalised, or whose file it is."""
+    whose = f"whose it is (--format {' or '.join(found.others)}), or " if found.others else ""
+    return CheckpointError(
+        f"{found.source} does not say how its images are normalised, and format "
+        f"'{found.format.name}' has no rule for it. Say {whose}how: --input imagenet, --input half "
+        "or --input mean=R/G/B,std=R/G/B; or say the architecture as timm names it, with the tag "
+        "of its training: --arch timm:NAME.TAG."
+    )
+
+
+def _our_arch(name: str, found: Claim) -> str:
+    """Our name of an architecture that the file names, or that was inferred from it."""
+    for theirs, ours in _by_what_is_said(found.format.arch_names, found):
+        if match := re.fullmatch(theirs, name):
+            return match.expand(ours)
+    return name
+
+
+def _by_what_is_said(rule: Any, found: Claim) -> Any:
+    """What a format's rule is, or finds in what the file says."""
+    if not callable(rule):
+        return rule
+    try:
+        return rule(found.said)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{found.source} cannot be read as '{found.format.name}': {error}"
+        ) from error
 
 
 def _sized(fed: InputSpec, arch: str, network: nn.Module) -> InputSpec:

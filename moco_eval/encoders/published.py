@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -76,7 +81,8 @@ def from_timm(spec: str, name: str) -> tuple[nn.Module, Manifest]:
 
     require_timm(name)
     try:
-        network: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
+        with _patient_only_where_there_is_a_network():
+            network: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
     except OSError as error:
         where = "fetch its folder (config.json and model.safetensors), and pass that folder"
         raise _not_fetched(spec, error, where) from error
@@ -119,8 +125,27 @@ def from_hub(spec: str, name: str) -> Path:
     return Path(folder)
 
 
+@contextlib.contextmanager
+def _patient_only_where_there_is_a_network() -> Iterator[None]:
+    """Spare a machine on which not even the hub's name resolves the client's minute of retries."""
+    from huggingface_hub import constants
+
+    was_offline = constants.HF_HUB_OFFLINE
+    try:
+        # Behind a proxy, it is the proxy that resolves names.
+        if not urllib.request.getproxies():
+            socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
 def _not_fetched(spec: str, error: OSError, remedy: str) -> CheckpointError:
+    reason = str(error).splitlines()[0]
     return CheckpointError(
         f"The weights of {spec} cannot be fetched, and no earlier copy lies in the cache: there "
-        f"seems to be no network ({error}). On a machine that has one, {remedy}."
+        f"seems to be no network ({reason}). On a machine that has one, {remedy}."
     )

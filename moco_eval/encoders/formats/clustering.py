@@ -7,8 +7,6 @@ from moco_eval.encoders.formats.layout import Format, Tower
 
 _TOWERS = (Tower(containers=(("state_dict",), ())),)
 _DROP = ("projection_head.*", "prototypes.*", "fc.*")
-# Four times as wide is theirs ``resnet50w4``.
-_ARCH_NAMES = ((r"(resnet\d+)w(\d)", r"\1_w\2x"),)
 
 CLUSTERING = (
     Format(
@@ -18,7 +16,6 @@ CLUSTERING = (
         marks=("conv1.weight", "projection_head.*", "prototypes.prototypes*.weight"),
         drop=_DROP,
         arch=("arch",),
-        arch_names=_ARCH_NAMES,
         input=SWAV,
         source="facebookresearch/swav@06b1b7c: main_deepclusterv2.py, src/resnet50.py",
     ),
@@ -29,7 +26,8 @@ CLUSTERING = (
         marks=("conv1.weight", "projection_head.*", "prototypes.weight"),
         drop=_DROP,
         arch=("arch",),
-        arch_names=_ARCH_NAMES,
+        # Twice as wide is theirs resnet50w2.
+        arch_names=((r"(resnet\d+)w(\d)", r"\1_w\2x"),),
         input=SWAV,
         source="facebookresearch/swav@06b1b7c: main_swav.py, src/resnet50.py, hubconf.py",
     ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+
+from torch import Tensor
 
 from moco_eval.encoders.formats.inputs import CAFFE, IMAGENET
 from moco_eval.encoders.formats.layout import Format, Tower
@@ -48,10 +51,9 @@ FROM_CAFFE2 = (
     (r"branch1_", "downsample.0."),
     *((f"branch{branch}_bn_", f"bn{ours[-1]}.") for branch, ours in _BRANCHES.items()),
     *((f"branch{branch}_", f"{ours}.") for branch, ours in _BRANCHES.items()),
-    (r"\.(w|s)$", ".weight"),
-    (r"\.b$", ".bias"),
-    (r"\.rm$", ".running_mean"),
-    (r"\.riv$", ".running_var"),
+    # Affine layers' or whole norms', as the file has them.
+    (r"\.(w|s|gamma)$", ".weight"),
+    (r"\.(b|beta)$", ".bias"),
 )
 # Beside the backbone, of R-CNNs, RetinaNet and panoptic FPN. A C4 model's last stage is a head's.
 _DETECTOR = (
@@ -59,6 +61,20 @@ _DETECTOR = (
     *("roi_heads.[!r]*", "roi_heads.res5.norm.*", "head.*", "sem_seg_head.*"),
     *("pixel_mean", "pixel_std"),
 )
+
+
+def without_class_position(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ViT's tensors without the class token's row of its positions, where they have one.
+
+    ViTDet keeps the row of its pretraining and has no such token.
+    """
+    positions = tensors.get("pos_embed")
+    if positions is None or positions.dim() != 3:
+        return tensors
+    count = positions.shape[1]
+    has_row = math.isqrt(count) ** 2 != count and math.isqrt(count - 1) ** 2 == count - 1
+    return tensors | ({"pos_embed": positions[:, 1:]} if has_row else {})
+
 
 DETECTION = (
     Format(
@@ -87,10 +103,25 @@ DETECTION = (
         source=f"{_DETECTRON2}: modeling/meta_arch, modeling/roi_heads",
     ),
     Format(
+        name="vitdet",
+        title="a detector of Detectron2 with a ViT; its config says how the ViT is fed",
+        towers=(Tower(name="backbone", containers=(("model",),), prefixes=("backbone.net.",)),),
+        marks=("backbone.net.patch_embed.proj.weight", "backbone.net.blocks.0.attn.qkv.weight"),
+        drop=(*_DETECTOR, "backbone.simfp_*", "*.attn.rel_pos_h", "*.attn.rel_pos_w"),
+        transform=without_class_position,
+        heads={1280: 16},
+        options={"norm_eps": 1e-6, "global_pool": "avg"},
+        caveat=(
+            "in the detector most blocks attend within windows and add relative positions, which "
+            "are left out here: every patch attends to every other"
+        ),
+        source=f"{_DETECTRON2}: modeling/backbone/vit.py, projects/ViTDet",
+    ),
+    Format(
         name="caffe2",
         title="MSRA's ResNets as Caffe2 has them, which Detectron2 begins with",
         towers=(Tower(containers=(("blobs",), ())),),
-        marks=("conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"),
+        marks=("conv1_w", "res_conv1_bn_*", "res2_0_branch2a_w"),
         drop=("*_momentum", "pred_*", "fc1000_*", "lr", "model_iter"),
         rename=FROM_CAFFE2,
         transform=with_statistics,

@@ -9,6 +9,8 @@ from moco_eval.data.images import DIGITS_INPUT, InputSpec
 from moco_eval.errors import UsageError, unknown
 
 IMAGENET = InputSpec()
+# Resized as most transformers' authors evaluate them.
+IMAGENET_BICUBIC = InputSpec(interpolation="bicubic")
 # Pixels on 0-1 and nothing else.
 UNIT = InputSpec(mean=(0.0,) * 3, std=(1.0,) * 3)
 # Its s.d. of red is 0.228 where everybody's is 0.229.
@@ -21,6 +23,8 @@ CLIP = InputSpec(
     interpolation="bicubic",
     crop_pct=1.0,
 )
+# DINOv3's satellite images.
+SAT493M = InputSpec(mean=(0.430, 0.411, 0.296), std=(0.213, 0.156, 0.143), interpolation="bicubic")
 # Pixels on 0-255, blue first, less their mean: Caffe's, and Detectron2's own ResNets'.
 CAFFE = InputSpec(
     mean=(103.53 / 255, 116.28 / 255, 123.675 / 255),
@@ -34,10 +38,12 @@ CIFAR10 = InputSpec(
 
 INPUTS = {
     "imagenet": IMAGENET,
+    "imagenet-bicubic": IMAGENET_BICUBIC,
     "unit": UNIT,
     "swav": SWAV,
     "half": HALF,
     "clip": CLIP,
+    "sat493m": SAT493M,
     "caffe": CAFFE,
     "cifar10": CIFAR10,
     "digits": DIGITS_INPUT,

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from moco_eval.data.images import InputSpec
+from moco_eval.encoders.reader import RECORD
 
 # Stands in a drop rule for what the network calls its classifier.
 CLASSIFIER = "{classifier}"
@@ -79,7 +80,9 @@ class Format:
         twins: Whether its authors use several architectures of the same names and shapes, so that
             the user must say which of ``TWINS`` it is.
         family: What ``build_network`` wants before that name.
-        heads: Numbers of attention heads by width, where a head is not 64 wide.
+        heads: Numbers of attention heads by width, where a head is not 64 wide; or how to find
+            them in what the file says. Whatever is found so may raise a ``ValueError`` that says
+            what the file lacks.
         options: What else names and shapes cannot tell of the architecture, as ``timm:NAME:...``
             takes it, or how to find it in what the file says.
         input: How such encoders are fed, or how to find it in what the file says; None where
@@ -108,7 +111,7 @@ class Format:
     arch_names: Pairs | Callable[[Said], Pairs] = ()
     twins: bool = False
     family: str = ""
-    heads: Mapping[int, int] = field(default_factory=dict)
+    heads: Mapping[int, int] | Callable[[Said], Mapping[int, int]] = field(default_factory=dict)
     options: Mapping[str, Any] | Callable[[Said], Mapping[str, Any]] = field(default_factory=dict)
     input: InputSpec | Callable[[Said], InputSpec | None] | None = None
     input_unless: str = ""
@@ -120,13 +123,14 @@ class Format:
 def needs_of(row: Format) -> str:
     """What a user must say for a file of this format to load, as options."""
     if row.refused:
-        return "cannot be loaded"
+        return "another file: no encoder can be made of it"
     needs = []
     if row.asked:
         needs.append(f"--format {row.name}")
     if row.equal_towers:
         needs.append("--tower where it holds several")
-    if row.input is None and not row.family and not row.says:
+    recorded = any(RECORD in path for path in row.says)
+    if row.input is None and not row.family and not recorded:
         needs.append("--input, or --arch timm:NAME.TAG")
     elif callable(row.input) or row.input_unless:
         needs.append("--input where it does not say it")
@@ -167,15 +171,6 @@ def to_ours(name: str, row: Format, prefix: str) -> str | None:
     for theirs, ours in row.rename:
         renamed = re.sub(theirs, ours, renamed)
     return renamed
-
-
-def our_arch(name: str, row: Format, said: Said) -> str:
-    """Our name of an architecture that a file names, or that was inferred from it."""
-    pairs = row.arch_names(said) if callable(row.arch_names) else row.arch_names
-    for theirs, ours in pairs:
-        if found := re.fullmatch(theirs, name):
-            return found.expand(ours)
-    return name
 
 
 def said_at(said: Any, path: Iterable[str]) -> Any:

@@ -36,13 +36,20 @@ LIBRARIES = (
     ),
     Format(
         name="torchvision",
-        title="a torchvision ResNet, bare, under 'model' or under 'state_dict'",
-        towers=(Tower(containers=USUAL),),
+        title="a torchvision ResNet, bare or under 'model', 'state_dict' or 'model_state_dict'",
+        # The reference training keeps averaged weights beside.
+        towers=(
+            Tower(containers=(*USUAL, ("model_state_dict",))),
+            Tower(name="model_ema", containers=(("model_ema",),)),
+        ),
         marks=("conv1.weight", "layer1.0.conv1.weight"),
-        drop=("fc.*",),
+        drop=("fc.*", "n_averaged"),
         arch=("arch",),
         input=IMAGENET,
-        source="pytorch/vision 0.29.2: torchvision/models/resnet.py",
+        source=(
+            "pytorch/vision 0.29.2: torchvision/models/resnet.py, "
+            "references/classification/train.py"
+        ),
     ),
 )
 

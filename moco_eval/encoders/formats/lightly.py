@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -62,17 +62,22 @@ def joined_splits(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     for name, value in tensors.items():
         weight = tensors.get(re.sub(r"running_(mean|var)$", "weight", name))
-        if weight is not None and weight is not value and value.dim() == 1:
-            tensors[name] = value.reshape(-1, weight.numel()).mean(0)
+        channels = 0 if weight is None else weight.numel()
+        if 0 < channels < value.numel() and value.dim() == 1 and value.numel() % channels == 0:
+            tensors[name] = value.reshape(-1, channels).mean(0)
     return tensors
 
 
 def _normalised(said: Said) -> InputSpec | None:
     """How LightlyTrain fed the network, which the file says itself."""
     found = said_at(said, ("lightly_train", "normalize_args"))
-    if not isinstance(found, Mapping) or not found.keys() >= {"mean", "std"}:
-        return None
-    return InputSpec(mean=tuple(found["mean"]), std=tuple(found["std"]))
+    mean, std = (said_at(found, (key,)) for key in ("mean", "std"))
+    return InputSpec(mean=mean, std=std) if _are_numbers(mean) and _are_numbers(std) else None
+
+
+def _are_numbers(value: Any) -> bool:
+    held = isinstance(value, (list, tuple)) and len(value) > 0
+    return held and all(isinstance(number, (int, float)) for number in value)
 
 
 LIGHTLY = (
@@ -106,7 +111,6 @@ LIGHTLY = (
         name="lightly-train-export",
         title="an embedding model that LightlyTrain exported; bare networks are as torchvision's",
         towers=(Tower(prefixes=_WRAPPED),),
-        marks=("*_*.conv1.weight",),
         drop=("embed_head.*", f"{CLASSIFIER}.*"),
         input=IMAGENET,
         source=f"{_LIGHTLY_TRAIN}_commands/export.py",

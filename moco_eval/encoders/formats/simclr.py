@@ -45,9 +45,8 @@ SIMCLR = (
         towers=(Tower(containers=((), ("state_dict",)), prefixes=("encoder.", "model.encoder.")),),
         marks=("encoder.conv1.weight", "*projector.0.weight", "*projector.2.weight"),
         # The projector's layers have no biases, which other authors' have.
-        unmarked=("*projector.*.bias", "classifier.*", "encoder_k.*", "momentum_*"),
-        # Lightning's module holds the encoder twice.
-        drop=("projector.*", "model.projector.*", "model.encoder.*", "fc.*"),
+        unmarked=("*projector.*.bias",),
+        drop=("projector.*", "model.projector.*", "fc.*"),
         input=UNIT,
         source="Spijkervet/SimCLR@2738efa: simclr/simclr.py, main_pl.py",
     ),

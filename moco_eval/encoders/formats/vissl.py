@@ -42,14 +42,12 @@ VISSL = (
         caveat=_FED,
         source=f"{_VISSL} vissl/utils/checkpoint.py, vissl/models/trunks/resnext.py",
     ),
+    # Once the blocks' prefix is removed, the names are torchvision's and so is the format.
     Format(
-        name="vissl-converted",
+        name="vissl-trunk",
         title="a trunk that VISSL's scripts took out of its checkpoint",
-        towers=(
-            Tower(name="trunk", containers=(("model_state_dict",),), prefixes=(_BLOCKS, "")),
-            Tower(name="trunk", prefixes=(_BLOCKS,)),
-        ),
-        marks=("*layer1.0.conv1.weight",),
+        towers=(Tower(name="trunk", containers=(("model_state_dict",), ()), prefixes=(_BLOCKS,)),),
+        marks=(f"{_BLOCKS}layer1.0.conv1.weight",),
         drop=("fc.*",),
         input=IMAGENET,
         caveat=_FED,

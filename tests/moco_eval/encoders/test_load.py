@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import json
+import socket
+import urllib.request
 
 import huggingface_hub
 import pytest
@@ -301,12 +303,21 @@ def test_without_a_network_torchvisions_weights_are_refused_and_the_file_is_name
     assert "fetch https://download.pytorch.org/models/resnet18-" in text
 
 
-def test_without_a_network_timms_weights_are_refused_and_the_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+def test_without_a_network_the_hubs_weights_are_refused_at_once_and_the_folder_is_named(
+    tmp_path, monkeypatch
+):
+    def no_such_name(*_):
+        raise OSError(-2, "Name or service not known")
+
+    # Asked though no name resolves, the hub's client would try ten times in 49 seconds.
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     text = refusal("timm:vit_tiny_patch16_224")
     assert "cannot be fetched" in text
     assert "config.json and model.safetensors" in text
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    assert "pass that folder" in refusal("hf:nobody/nothing")
 
 
 # Refusals.

@@ -175,7 +175,7 @@ def block(entries):
 def bundle(path, arrays):
     """Write ``arrays`` as TensorFlow does: NAME.index and NAME.data-00000-of-00001."""
     # BundleHeaderProto: num_shards = 1.
-    entries, data = [(b"", b"\x08\x01")], b""
+    entries, data = [(b"", b"\x08\x01")], bytearray()
     dtypes = {"float32": 1, "int64": 9}
     for name, array in sorted(arrays.items()):
         dims = b"".join(

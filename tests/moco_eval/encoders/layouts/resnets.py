@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from layouts.layout import randomised, without
 from torch import Tensor, nn
 
+from layouts.layout import randomised, without
 from moco_eval.encoders.networks import build_network
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from layouts.layout import WORTHLESS, Layout, Written, saved, under, worthless
 from layouts.resnets import resnet
-
 from moco_eval.data.images import InputSpec
 
 CHECKPOINT = "facebookresearch/vissl@09270ed2: vissl/utils/checkpoint.py"
@@ -78,7 +78,7 @@ def _arrays(folder: Path) -> Written:
     head = {"fc.weight": torch.full((3, 512), WORTHLESS)}
     arrays = {name: tensor.numpy() for name, tensor in (state | head).items()}
     content = {"model_state_dict": arrays}
-    return _written(saved(folder / "converted.torch", content), state, tower="trunk")
+    return _written(saved(folder / "converted.torch", content), state)
 
 
 def _bare(folder: Path) -> Written:
@@ -93,8 +93,8 @@ LAYOUTS = tuple(
         ("vissl", "checkpoint with averaged weights beside", CHECKPOINT, _base),
         ("vissl", "averaged weights, inside a base_model", CHECKPOINT, _ema),
         ("vissl", "DINO, whose teacher lies in the loss", CHECKPOINT, _teacher),
-        ("vissl-converted", "under model_state_dict", CONVERTED, _model_state_dict),
-        ("vissl-converted", "numpy arrays", CONVERTED, _arrays),
-        ("vissl-converted", "bare trunk", CONVERTED, _bare),
+        ("vissl-trunk", "under model_state_dict", CONVERTED, _model_state_dict),
+        ("torchvision", "VISSL's converted arrays", CONVERTED, _arrays),
+        ("vissl-trunk", "bare trunk", CONVERTED, _bare),
     )
 )

@@ -89,7 +89,7 @@ def evaluate(
     """Train the detector and return its box AP, AP50 and AP75 on the test scenes.
 
     Raises:
-        UsageError: If the encoder is no ResNet, or the engine is not there.
+        UsageError: If the encoder has no levels, or the engine is not there or cannot build it.
         CheckpointError: If the detector's backbone is not the encoder.
         DivergedError: If training diverges.
     """

@@ -34,7 +34,7 @@ def evaluate(
     """Train the detector and return AP, AP50 and AP75 of its masks, and its box AP.
 
     Raises:
-        UsageError: If the encoder is no ResNet, or the engine is not there.
+        UsageError: If the encoder has no levels, or the engine is not there or cannot build it.
         CheckpointError: If the detector's backbone is not the encoder.
         DataError: If an object has no mask.
         DivergedError: If training diverges.

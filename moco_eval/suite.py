@@ -24,6 +24,7 @@ from moco_eval.data import catalog
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.encoders.load import load_encoder
+from moco_eval.encoders.networks import has_resnet_parts, stages_of
 from moco_eval.errors import DivergedError, UsageError, unknown
 
 IMAGE_PROTOCOLS = ("linear", "knn", "lowshot")
@@ -98,6 +99,7 @@ def run_cell(cell: Cell, *, results: Path, work_dir: Path) -> dict[str, Any]:
     prepared = _prepare(cell)
     run = prepared.run
     keywords = {"engine": run.engine} if run.engine else {}
+    _say_engine(cell, run)
     begun_s = time.monotonic()
     outcome, failure = None, None
     try:
@@ -218,7 +220,7 @@ def _prepare(cell: Cell) -> _Prepared:
     encoder = _encoder(cell.encoder, cell.hints, environment.choose_device(cell.device))
     dense = cell.protocol in DENSE_PROTOCOLS
     data = (_scenes if dense else _images)(cell.data)
-    engine = engines.choose(cell.engine) if dense else None
+    engine = _choose_engine(cell, encoder) if dense else None
     run = records.Run(
         encoder_id=cell.name or cell.encoder,
         encoder=_describe_encoder(encoder),
@@ -238,6 +240,22 @@ def _prepare(cell: Cell) -> _Prepared:
         engine=engine,
     )
     return _Prepared(module, recipe, encoder, data, run)
+
+
+def _choose_engine(cell: Cell, encoder: Encoder) -> str:
+    # An encoder that no engine takes is refused before one is asked for.
+    stages_of(encoder.network)
+    return engines.choose(cell.engine, resnet=has_resnet_parts(encoder.network))
+
+
+def _say_engine(cell: Cell, run: records.Run) -> None:
+    """Say so where ``auto`` took another engine than it does for ResNets."""
+    if run.engine and cell.engine == "auto" and run.engine != engines.choose("auto"):
+        print(
+            f"{run.encoder_id} is no ResNet, and Detectron2's detector is built of no other: "
+            f"--engine auto takes {run.engine}.",
+            flush=True,
+        )
 
 
 def _describe_encoder(encoder: Encoder) -> dict[str, Any]:

@@ -43,7 +43,10 @@ Run = dict[str, float]
 
 
 def measure(names: list[str]) -> None:
-    """Run the benches of these names, or all; each process with one thread, and keep the numbers with their machine."""
+    """Run the benches of these names, or all, and keep the numbers with their machine.
+
+    Each process has one thread.
+    """
     hardware = environment.describe()["hardware"]
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     machine = {

@@ -7,11 +7,24 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import Permute
 
 from moco_eval.encoders import mocov3_vit
 from moco_eval.encoders.resnets import build_resnet, is_resnet, resnets
 from moco_eval.encoders.timm_networks import PREFIX, build_timm
 from moco_eval.errors import UsageError, unknown
+
+# Of the four levels, in a network that halves its map before each but the first.
+STRIDES = (4, 8, 16, 32)
+# The names of torchvision and of timm; the activation's, after bn1, are two.
+RESNET_STEM = ("conv1", "bn1", "maxpool")
+RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+# Those of timm's other networks.
+STEMS = ("stem", "patch_embed")
+STAGES = (
+    ("s1", "s2", "s3", "s4"),
+    *(tuple(f"{name}.{number}" for number in range(4)) for name in ("stages", "layers")),
+)
 
 
 def build_network(
@@ -121,6 +134,11 @@ def without_projector(network: nn.Module) -> nn.Module:
     return with_last_layer(copy.deepcopy(network), nn.Identity())
 
 
+def has_resnet_parts(network: nn.Module) -> bool:
+    """Whether ``resnet_parts`` can split it."""
+    return all(hasattr(network, name) for name in (*RESNET_STEM, *RESNET_STAGES))
+
+
 def resnet_parts(network: nn.Module) -> tuple[nn.Sequential, tuple[nn.Module, ...]]:
     """Split a ResNet into its stem and its four stages.
 
@@ -130,17 +148,43 @@ def resnet_parts(network: nn.Module) -> tuple[nn.Sequential, tuple[nn.Module, ..
     Raises:
         UsageError: If the network is no ResNet of torchvision's naming.
     """
-    names = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    if any(not hasattr(network, name) for name in names):
-        raise UsageError(
-            f"A {type(network).__name__} has no levels res2 to res5. "
-            "Detection and segmentation take ResNets here."
-        )
+    if not has_resnet_parts(network):
+        raise _without_levels(network)
     modules = dict(network.named_children())
     # torchvision calls the activation relu, timm act1.
     activation = modules["relu"] if "relu" in modules else modules["act1"]
     stem = nn.Sequential(modules["conv1"], modules["bn1"], activation, modules["maxpool"])
-    return stem, tuple(modules[f"layer{stage}"] for stage in (1, 2, 3, 4))
+    return stem, tuple(modules[name] for name in RESNET_STAGES)
+
+
+def stages_of(network: nn.Module) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """Split any network of a stem and four stages, so that each stage takes the one before it.
+
+    Args:
+        network: A ResNet, or one of timm's whose four stages end at strides 4, 8, 16 and 32:
+            ConvNeXt, RegNet, a Swin that takes images of any size.
+
+    Returns:
+        The stem and the stages. All map ``(N, C, h, w)`` to ``(N, C', h', w')``, also where the
+        network keeps its channels last.
+
+    Raises:
+        UsageError: If the network has no such stages, or takes images of one size alone.
+    """
+    if has_resnet_parts(network):
+        return resnet_parts(network)
+    by_stride = _parts_by_stride(network)
+    names = tuple(by_stride[stride][1] for stride in STRIDES if stride in by_stride)
+    stem = next((name for name in STEMS if hasattr(network, name)), None)
+    if stem is None or names not in STAGES:
+        raise _without_levels(network)
+    _require_any_size(network)
+    parts = [network.get_submodule(name) for name in (stem, *names)]
+    if getattr(network, "output_fmt", "NCHW") == "NHWC":
+        first, last = Permute([0, 2, 3, 1]), Permute([0, 3, 1, 2])
+        stages = [nn.Sequential(first, part, last) for part in parts[1:]]
+        return nn.Sequential(parts[0], last), tuple(stages)
+    return parts[0], tuple(parts[1:])
 
 
 def level_maps(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -154,19 +198,46 @@ def level_maps(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, 
     Raises:
         UsageError: If the network has no such maps.
     """
-    info: Any = getattr(network, "feature_info", None)
-    # Of several maps of one stride the last counts.
-    by_stride = {part["reduction"]: index for index, part in enumerate(info or ())}
-    if hasattr(network, "layer4") or not by_stride.keys() >= {4, 8, 16, 32}:
+    by_stride = _parts_by_stride(network)
+    if hasattr(network, "layer4") or not by_stride.keys() >= set(STRIDES):
         stem, stages = resnet_parts(network)
         maps = [stem(images)]
         for stage in stages:
             maps.append(stage(maps[-1]))
         return tuple(maps[1:])
     hierarchical: Any = network
-    indices = [by_stride[stride] for stride in (4, 8, 16, 32)]
+    indices = [by_stride[stride][0] for stride in STRIDES]
     return tuple(
         hierarchical.forward_intermediates(images, indices=indices, intermediates_only=True)
+    )
+
+
+def _parts_by_stride(network: nn.Module) -> dict[int, tuple[int, str]]:
+    """Of timm's networks, the number and the name of the part that ends at each stride."""
+    info: Any = getattr(network, "feature_info", None)
+    # Of several maps of one stride the last counts.
+    return {
+        part["reduction"]: (index, part.get("module", "")) for index, part in enumerate(info or ())
+    }
+
+
+def _require_any_size(network: nn.Module) -> None:
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    if config.get("fixed_input_size") and not getattr(network, "dynamic_img_size", False):
+        raise UsageError(
+            f"This {type(network).__name__} takes images of one size alone, and a detector gives "
+            "it scenes of many and the regions in them. A Swin takes any size when it is built so: "
+            "add strict_img_size=false to its architecture, as in "
+            "timm:swin_tiny_patch4_window7_224:strict_img_size=false."
+        )
+
+
+def _without_levels(network: nn.Module) -> UsageError:
+    return UsageError(
+        f"A {type(network).__name__} has no levels res2 to res5: no stem and four stages that end "
+        "at strides 4, 8, 16 and 32. Detection and segmentation take ResNets and timm's ConvNeXt, "
+        "RegNet and Swin; for plain transformers their recipes are yet to come. linear, knn and "
+        "lowshot take this encoder."
     )
 
 

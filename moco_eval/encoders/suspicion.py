@@ -45,8 +45,8 @@ def _unlike_statistics(encoder: Encoder, images: Tensor) -> str:
     convolution, norm = layers[:2]
     if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
         return ""
-    # Fresh statistics remember nothing.
-    if norm.running_var is None or bool((norm.running_var == 1).all()):
+    # Fresh statistics, and those that stand for an affine layer, are constant: nothing remembered.
+    if norm.running_var is None or bool((norm.running_var == norm.running_var[0]).all()):
         return ""
     remembered = norm.running_var
     off = {

@@ -17,20 +17,30 @@ def has_detectron2() -> bool:
     return found is not None and found.origin is not None
 
 
-def choose(name: str) -> str:
-    """The engine that ``name`` stands for: ``auto`` takes Detectron2 where it is installed.
+def choose(name: str, *, resnet: bool = True) -> str:
+    """The engine that ``name`` stands for: ``auto`` takes Detectron2 where it can.
+
+    Args:
+        name: ``auto``, ``detectron2`` or ``torchvision``.
+        resnet: Whether the encoder is one. Detectron2's C4 detector is built of no other.
 
     Raises:
-        UsageError: If there is no such engine, or Detectron2 is asked for and absent.
+        UsageError: If there is no such engine, or Detectron2 is asked for where it is absent or
+            for an encoder that is no ResNet.
     """
     installed = has_detectron2()
     if name == "auto":
-        return "detectron2" if installed else "torchvision"
+        return "detectron2" if installed and resnet else "torchvision"
     if name not in SUFFIX:
         raise unknown("engine", name, (*SUFFIX, "auto"))
     if name == "detectron2" and not installed:
         raise UsageError(
             f"Detectron2 is not installed. Install it with: {DETECTRON2_INSTALL} "
             "Or take the other engine: --engine torchvision"
+        )
+    if name == "detectron2" and not resnet:
+        raise UsageError(
+            "Detectron2's detector is built of ResNets here, and this encoder is none. "
+            "Try --engine torchvision"
         )
     return name

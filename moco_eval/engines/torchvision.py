@@ -2,9 +2,10 @@
 
 Where torchvision's defaults mean something else they are replaced, one class or function each:
 anchors are neither rounded nor spaced by a guess from the image's size, ROIAlign is aligned and
-samples adaptively, box losses are L1 and divided by the number of sampled boxes. The ResNet's last
+samples adaptively, box losses are L1 and divided by the number of sampled boxes. The encoder's last
 stage runs on pooled regions, a norm of its own follows it (Res5ROIHeadsExtraNorm of
-github.com/facebookresearch/moco, detection/), and the mask head shares what both compute.
+github.com/facebookresearch/moco, detection/), and the mask head shares what both compute. Any
+network of a stem and four stages will do; a norm that it has after the last one is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torchvision.ops import clip_boxes_to_image, roi_align
 
 from moco_eval.data.images import normalize
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.networks import resnet_parts
+from moco_eval.encoders.networks import has_resnet_parts, stages_of
 from moco_eval.engines.examples import Detections, Detector, Example
 from moco_eval.engines.mask_head import build_mask_head, mask_targets, paste_masks
 from moco_eval.engines.recipe import Recipe
@@ -36,10 +37,13 @@ class C4Detector(Detector):
     """A detector whose backbone and last stage are a copy of an encoder; all of it is trained.
 
     Args:
-        encoder: A ResNet of torchvision's or timm's, of any strides.
+        encoder: What ``stages_of`` can split: a ResNet of any strides, a ConvNeXt, RegNet or Swin.
         recipe: Sizes of anchors, samples and pooled regions.
         num_classes: Without the background.
         with_masks: Whether it has a mask head.
+
+    Raises:
+        UsageError: If the encoder has no stem and four stages.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class C4Detector(Detector):
         self.pool_size = recipe.pool_size
         self.with_masks = with_masks
         self.stride = probe.shape[-1] // levels["res4"].shape[-1]
+        # A ResNet pads by itself; ConvNeXt cuts off, and Swin refuses, what fills no last patch.
+        self.padded = not has_resnet_parts(encoder.network)
         channels = levels["res5"].shape[1]
 
         self.network = copy.deepcopy(encoder.network).requires_grad_(True)
@@ -151,22 +157,31 @@ class C4Detector(Detector):
     def levels(self, pixels: Tensor) -> dict[str, Tensor]:
         """``res4`` and ``res5`` of one image, the latter of the whole image at once."""
         res4 = self._res4(self._images([pixels]).tensors)
-        return {"res4": res4, "res5": resnet_parts(self.network)[1][3](res4)}
+        return {"res4": res4, "res5": self._res5(res4)}
 
     def _images(self, pixels: Sequence[Tensor]) -> ImageList:
-        """Normalise and pad on the right and below with zeros to the largest of the batch."""
+        """Normalise and pad on the right and below with zeros to the largest of the batch.
+
+        What is no ResNet gets whole multiples of its stride at ``res4``.
+        """
         device = self.extra_norm.weight.device
         sizes = [(each.shape[1], each.shape[2]) for each in pixels]
-        batch = torch.zeros(
-            len(pixels), 3, max(h for h, _ in sizes), max(w for _, w in sizes), device=device
+        multiple = self.stride if self.padded else 1
+        height, width = (
+            math.ceil(max(sides) / multiple) * multiple for sides in zip(*sizes, strict=True)
         )
+        batch = torch.zeros(len(pixels), 3, height, width, device=device)
         for row, each, (height, width) in zip(batch, pixels, sizes, strict=True):
             row[:, :height, :width] = normalize(each.to(device), self.input)
         return ImageList(batch, sizes)
 
     def _res4(self, inputs: Tensor) -> Tensor:
-        stem, (res2, res3, res4, _) = resnet_parts(self.network)
+        stem, (res2, res3, res4, _) = stages_of(self.network)
         features: Tensor = res4(res3(res2(stem(inputs))))
+        return features
+
+    def _res5(self, res4: Tensor) -> Tensor:
+        features: Tensor = stages_of(self.network)[1][3](res4)
         return features
 
     def _regions(self, res4: Tensor, boxes: list[Tensor]) -> Tensor:
@@ -174,7 +189,11 @@ class C4Detector(Detector):
         pooled = roi_align(
             res4, boxes, self.pool_size, 1 / self.stride, sampling_ratio=0, aligned=True
         )
-        regions: Tensor = self.extra_norm(resnet_parts(self.network)[1][3](pooled))
+        if self.padded and self.pool_size % 2:
+            pooled = F.pad(pooled, (0, 1, 0, 1), mode="replicate")
+        # An image may have no detections, and a Swin takes no empty batch.
+        some = pooled if len(pooled) else pooled.new_zeros(1, *pooled.shape[1:])
+        regions: Tensor = self.extra_norm(self._res5(some)[: len(pooled)])
         return regions
 
     def _predict(self, regions: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from moco_eval import engines
 from moco_eval.data.coco import SceneData, SceneSplit
 from moco_eval.data.sampler import draw_key
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.networks import resnet_parts
+from moco_eval.encoders.networks import has_resnet_parts, stages_of
 from moco_eval.engines.average_precision import as_results
 from moco_eval.engines.examples import Detector, example_of, training_batches
 from moco_eval.engines.gate import check_backbone
@@ -39,7 +39,7 @@ def build_detector(
     """Build a C4 R-CNN around a copy of ``encoder`` and prove that the copy is the encoder.
 
     Args:
-        encoder: A ResNet.
+        encoder: A ResNet; for torchvision also another network of a stem and four stages.
         recipe: Sizes of anchors, samples and pooled regions.
         data: Its classes are counted, and its first test scene is what the proof looks at.
         engine: ``auto``, ``detectron2`` or ``torchvision``.
@@ -47,13 +47,13 @@ def build_detector(
         with_masks: Mask R-CNN instead of Faster R-CNN.
 
     Raises:
-        UsageError: If the encoder is no ResNet, or the engine is not there.
+        UsageError: If the encoder has no levels, or the engine is not there or cannot build it.
         CheckpointError: If the backbone is not the encoder.
     """
     # Said before any engine is imported: a network without levels is no backbone.
-    resnet_parts(encoder.network)
+    stages_of(encoder.network)
     build: Callable[..., Detector]
-    if engines.choose(engine) == "detectron2":
+    if engines.choose(engine, resnet=has_resnet_parts(encoder.network)) == "detectron2":
         from moco_eval.engines import detectron
 
         build = detectron.C4Detector

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from moco_eval import detect, segment
-from moco_eval.data.images import DIGITS_INPUT, InputSpec
+from moco_eval import detect, engines, segment, suite
+from moco_eval.data.images import DIGITS_INPUT, InputSpec, normalize
 from moco_eval.engines import transfer
-from moco_eval.engines.examples import Example
+from moco_eval.engines.examples import Example, example_of
 from moco_eval.engines.gate import check_backbone
 from moco_eval.engines.mask_head import mask_targets, paste_masks
 from moco_eval.errors import CheckpointError, DataError, DivergedError, UsageError
@@ -153,6 +153,158 @@ def test_any_resnet_is_taken_with_its_own_channel_order(build, make_encoder):
 def test_a_network_without_levels_is_refused(build, make_encoder):
     with pytest.raises(UsageError, match="has no levels res2 to res5"):
         build(make_encoder("pixels"))
+
+
+SMALL_SWIN = (
+    "timm:swin_tiny_patch4_window7_224:strict_img_size=false,"
+    "embed_dim=24,depths=[1,1,2,1],num_heads=[1,1,1,1]"
+)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet18", "timm:resnet18", "timm:regnetx_002", "timm:convnext_atto", SMALL_SWIN],
+)
+def test_a_detector_holds_the_levels_of_any_network_of_four_stages(build, make_encoder, arch):
+    encoder = make_encoder(arch)
+    detector = build(encoder).eval()
+    assert detector.stride == 16
+    pixels = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
+    expected = encoder.levels(normalize(pixels[None], encoder.input))
+    found = detector.levels(pixels)
+    # 96x128 pixels at strides 16 and 32.
+    assert [each.shape[2:] for each in found.values()] == [(6, 8), (3, 4)]
+    for level, features in found.items():
+        assert features.std() > 0
+        assert torch.equal(features, expected[level])
+
+
+@pytest.mark.parametrize(
+    ("arch", "unused"),
+    [
+        ("timm:regnetx_002", set()),
+        # Final norms, which the detector leaves out.
+        ("timm:convnext_atto", {"network.head.norm.weight", "network.head.norm.bias"}),
+        (SMALL_SWIN, {"network.norm.weight", "network.norm.bias"}),
+    ],
+)
+def test_one_update_moves_the_whole_backbone(
+    build, make_encoder, tiny_data, tiny_recipe, arch, unused
+):
+    encoder = make_encoder(arch)
+    # Fresh blocks are the identity, or all but that, and what is in them stays where it is.
+    for name, parameter in encoder.network.named_parameters():
+        if name.endswith(("gamma", "conv3.bn.weight")):
+            nn.init.ones_(parameter)
+    detector = build(encoder).train()
+    before = {name: weight.clone() for name, weight in detector.named_parameters()}
+    assert unused <= before.keys()
+    batch = next(transfer.training_batches(tiny_data.train, tiny_recipe, seed=0, with_masks=False))
+    torch.stack(list(detector(batch).values())).sum().backward()
+    transfer.build_optimizer(detector, tiny_recipe).step()
+    still = {name for name, weight in detector.named_parameters() if weight.equal(before[name])}
+    assert still == unused
+
+
+def test_an_image_may_have_no_detections(build, make_encoder, tiny_data, tiny_recipe):
+    detector = build(make_encoder(SMALL_SWIN), with_masks=True).eval()
+    detector.roi.score_thresh = 1.1
+    found = detector.detect(example_of(tiny_data.test.scenes[0], tiny_recipe, side=48))
+    assert found.boxes.shape == (0, 4)
+    assert found.masks.shape == (0, 48, 64)
+
+
+def test_what_fills_no_patch_is_not_lost(build, make_encoder):
+    detector = build(make_encoder("timm:convnext_atto")).eval()
+    pixels = torch.randint(0, 256, (3, 60, 70), dtype=torch.uint8)
+    images = detector._images([pixels])
+    # To multiples of 16 with zeros; the anchors are clipped to what the image is.
+    assert images.tensors.shape == (1, 3, 64, 80)
+    assert images.image_sizes == [(60, 70)]
+    assert not images.tensors[..., 60:, :].any()
+    # A ResNet pads by itself: 60 / 16 and 70 / 16 rounded up.
+    resnet = build(make_encoder("resnet18")).eval()
+    assert resnet._images([pixels]).tensors.shape == (1, 3, 60, 70)
+    assert resnet.levels(pixels)["res4"].shape[2:] == (4, 5)
+    # Seven pooled pixels are four of res5's in both.
+    res4 = torch.randn(1, 160, 4, 5)
+    boxes = [torch.tensor([[0.0, 0.0, 40.0, 40.0]])]
+    assert detector.pool_size == 7
+    assert detector._regions(res4, boxes).shape == (1, 320, 4, 4)
+
+
+def test_the_gate_sees_permuted_blocks(build, make_encoder):
+    encoder = make_encoder("timm:convnext_atto")
+    detector = build(encoder)
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    check_backbone(detector, encoder, pixels)
+    stage = detector.network.stages[2]
+    stage.blocks = nn.Sequential(*reversed(stage.blocks))
+    with pytest.raises(CheckpointError, match=r"different: stages\.2\.blocks\.0\.conv_dw\.weight"):
+        check_backbone(detector, encoder, pixels)
+
+
+def test_the_gate_sees_another_eps(build, make_encoder):
+    encoder = make_encoder("timm:convnext_atto")
+    detector = build(encoder)
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    # Every tensor fits; only the last stage computes something else.
+    detector.network.stages[3].downsample[0].eps = 1.0
+    with pytest.raises(CheckpointError, match=r"two levels, 1 differ:\n  features at res5: off by"):
+        check_backbone(detector, encoder, pixels)
+
+
+def test_the_gate_counts_a_norm_that_the_detector_leaves_out(build, make_encoder):
+    encoder = make_encoder("timm:convnext_atto")
+    detector = build(encoder)
+    with torch.no_grad():
+        detector.network.head.norm.weight[0] = 1e9
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    with pytest.raises(CheckpointError, match=r"1 differ:\n  different: head\.norm\.weight"):
+        check_backbone(detector, encoder, pixels)
+
+
+def test_a_plain_transformer_is_refused_with_what_takes_it(build, make_encoder):
+    vit = "timm:vit_tiny_patch16_224:img_size=32,depth=1,embed_dim=24,num_heads=1"
+    with pytest.raises(UsageError) as error:
+        build(make_encoder(vit))
+    assert str(error.value).startswith(
+        "A VisionTransformer has no levels res2 to res5: no stem and four stages"
+    )
+    assert "for plain transformers their recipes are yet to come" in str(error.value)
+    assert "linear, knn and lowshot take this encoder" in str(error.value)
+
+
+def test_a_network_for_one_image_size_is_refused(build, make_encoder):
+    strict = SMALL_SWIN.replace("strict_img_size=false", "img_size=32")
+    with pytest.raises(UsageError, match=r"images of one size alone.*add strict_img_size=false"):
+        build(make_encoder(strict))
+
+
+def test_detectron2_is_left_to_resnets(monkeypatch):
+    monkeypatch.setattr(engines, "has_detectron2", lambda: True)
+    assert engines.choose("auto") == "detectron2"
+    assert engines.choose("auto", resnet=False) == "torchvision"
+    with pytest.raises(UsageError, match=r"this encoder is none\. Try --engine torchvision"):
+        engines.choose("detectron2", resnet=False)
+
+
+def test_auto_says_that_it_takes_the_other_engine(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(engines, "has_detectron2", lambda: True)
+    few = ("num_iterations=1", "precise_bn_batches=1", "batch_total=2", "short_side_test=32")
+    cell = suite.Cell(
+        protocol="detect",
+        encoder="random:timm:test_convnext",
+        data="digits-scenes",
+        overrides=(*few, "short_sides_train=[32]"),
+    )
+    record = suite.run_cell(cell, results=tmp_path / "results", work_dir=tmp_path / "work")
+    assert record["protocol"]["id"] == "detect-tv"
+    said = [line for line in capsys.readouterr().out.splitlines() if "is no ResNet" in line]
+    assert said == [
+        "random:timm:test_convnext is no ResNet, and Detectron2's detector is built of no other: "
+        "--engine auto takes torchvision."
+    ]
 
 
 def test_masks_are_needed_for_segment_and_not_for_detect(

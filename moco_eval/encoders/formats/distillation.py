@@ -86,7 +86,6 @@ DISTILLATION = (
         drop=("mask_token", "local_cls_norm.*", "dino_head.*", "ibot_head.*"),
         rename=_DINOV3_NAMES,
         transform=from_dinov3,
-        heads={4096: 32},
         options=DINOV3_OPTIONS,
         input=IMAGENET_BICUBIC,
         input_unless=DINOV3_TWICE,

@@ -100,7 +100,12 @@ def _dinov3_options(said: Said) -> dict[str, Any]:
     for key, value in expected.items():
         if (found := config.get(key, value)) != value:
             raise ValueError(f"its config.json says {key} {found}, expected {value}.")
-    return {"global_pool": "token", "norm_eps": config.get("layer_norm_eps", defaults.eps)}
+    return {
+        "global_pool": "token",
+        # Rotary positions fit any size: only the configuration says which one is meant.
+        "img_size": config.get("image_size", 224),
+        "norm_eps": config.get("layer_norm_eps", defaults.eps),
+    }
 
 
 def _resnet_names(said: Said) -> Pairs:

@@ -13,8 +13,6 @@ _OTHERS = ("*.ls1.*", "*.gamma_1", "norm_pre.*", "dist_token", "reg_token")
 _TARGET_AND_ENCODER = tuple(
     Tower(name=name, containers=((name,),)) for name in ("target_encoder", "encoder")
 )
-# Huge and giant networks' heads are wider than 64.
-_HEADS = {1280: 16, 1408: 16}
 
 MASKED = (
     Format(
@@ -24,7 +22,6 @@ MASKED = (
         says=(("predictor",),),
         marks=_VIT,
         unmarked=("cls_token",),
-        heads=_HEADS,
         input=IMAGENET,
         source="facebookresearch/ijepa@52c1ae9: src/train.py, src/models/vision_transformer.py",
     ),
@@ -32,11 +29,9 @@ MASKED = (
         name="msn",
         title="MSN; the target encoder",
         towers=_TARGET_AND_ENCODER,
-        says=(("opt",),),
         # The projector stands in the classifier's place.
         marks=(*_VIT, "cls_token", "fc.fc1.weight", "fc.bn1.weight"),
         drop=("fc.*", "pred.*"),
-        heads=_HEADS,
         input=IMAGENET,
         source="facebookresearch/msn@4388dc1: src/msn_train.py, src/deit.py, linear_eval.py",
     ),
@@ -46,7 +41,6 @@ MASKED = (
         towers=_MODEL,
         marks=(*_VIT, "mask_token", "decoder_embed.weight"),
         drop=("mask_token", "decoder_*"),
-        heads=_HEADS,
         input=IMAGENET_BICUBIC,
         source=f"{_MAE}models_mae.py, util/misc.py",
     ),
@@ -57,7 +51,6 @@ MASKED = (
         # A BatchNorm without weights stands before the classifier.
         marks=(*_VIT, "head.0.running_mean", "head.1.weight"),
         drop=("head.*",),
-        heads=_HEADS,
         input=IMAGENET_BICUBIC,
         source=f"{_MAE}main_linprobe.py, models_vit.py",
     ),
@@ -68,7 +61,6 @@ MASKED = (
         marks=(*_VIT, "cls_token", "fc_norm.weight"),
         unmarked=("norm.weight", *_OTHERS),
         drop=("head.*",),
-        heads=_HEADS,
         input=IMAGENET_BICUBIC,
         source=f"{_MAE}main_finetune.py, models_vit.py",
     ),
@@ -89,7 +81,6 @@ MASKED = (
         towers=_MODEL,
         marks=(*_VIT, "cls_token", "norm.weight"),
         unmarked=("head.*", "fc.*", "mask_token", *_OTHERS),
-        heads=_HEADS,
         # DeiT's ViT-S has 6 heads, and MoCo v3's, which convert_to_deit.py leaves so, has 12.
         twins=True,
         input=IMAGENET_BICUBIC,

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from layouts.layout import Layout, Written, randomised, saved, under, worthless
+from layouts.layout import Layout, Written, randomised, saved, under, without, worthless
 from moco_eval.data.images import InputSpec
 
 TEXT = {"context_length": 4, "vocab_size": 8, "width": 32, "heads": 1, "layers": 1}
@@ -133,17 +133,18 @@ def _training(folder: Path) -> Written:
     )
 
 
-def _timm(folder: Path) -> Written:
-    vision = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear"}
+def _timm(folder: Path, proj="linear") -> Written:
+    vision = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": proj}
     vision["image_size"] = 32
     model = _clip("CustomTextCLIP", vision)
     state = dict(model.state_dict())
-    trunk = under("visual.trunk.", model.visual.trunk.state_dict())
+    shown = without(model.visual.trunk.state_dict(), "fc.")
+    model.visual.trunk.reset_classifier(0)
     config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}
     fed = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": [32, 32], "interpolation": "bicubic"}
     return Written(
-        path=_folder(folder, worthless(state) | trunk, config, fed),
-        expected=model.visual.trunk.state_dict(),
+        path=_folder(folder, worthless(state) | under("visual.trunk.", shown), config, fed),
+        expected=shown,
         arch="timm:resnet18:global_pool=avg",
         input=InputSpec(
             size=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0
@@ -151,6 +152,11 @@ def _timm(folder: Path) -> Written:
         tower="state_dict",
         author=model.visual.trunk,
     )
+
+
+def _timm_projecting(folder: Path) -> Written:
+    """The trunk's own classifier projects."""
+    return _timm(folder, proj="")
 
 
 class _Named(nn.Module):
@@ -215,6 +221,7 @@ LAYOUTS = (
             ("open-clip", "ViT with QuickGELU, the folder", _vit_quick),
             ("open-clip", "training checkpoint", _training),
             ("open-clip-timm", "timm's ResNet, the folder", _timm),
+            ("open-clip-timm", "timm's ResNet, which projects itself", _timm_projecting),
         )
     ),
 )

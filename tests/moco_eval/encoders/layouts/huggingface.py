@@ -249,9 +249,10 @@ def _dinov3(folder: Path, name="tiny", up="fc1", **plan) -> Written:
         path=_folder(folder, model, _processor("ViTImageProcessor", image_mean=[0.4] * 3)),
         expected=_expected(model, names, without=DROPPED),
         arch=(
-            f"timm:vit_{name}_patch16_dinov3_qkvb:depth=2,embed_dim=64,global_pool=token,num_heads=2"
+            f"timm:vit_{name}_patch16_dinov3_qkvb:depth=2,embed_dim=64,global_pool=token,"
+            "img_size=32,num_heads=2"
         ),
-        input=InputSpec(size=256, mean=(0.4,) * 3, std=(0.5,) * 3, crop_pct=1.0),
+        input=InputSpec(size=32, mean=(0.4,) * 3, std=(0.5,) * 3, crop_pct=1.0),
         author=_classes(model),
     )
 

@@ -46,6 +46,22 @@ def _timm_folder(folder: Path) -> Written:
     )
 
 
+def _timm_bare(folder: Path) -> Written:
+    arch = "timm:vit_tiny_patch16_224.augreg_in21k"
+    network = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=3))
+    state = network.state_dict()
+    network.reset_classifier(0)
+    return Written(
+        path=saved(folder / "vit.pth", state),
+        expected=without(state, "head."),
+        arch=arch,
+        # So the tag's configuration says.
+        input=InputSpec(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=0.9),
+        hints={"arch": arch},
+        author=network,
+    )
+
+
 def _timm_training(folder: Path) -> Written:
     network = timm.create_model("resnet18", num_classes=3)
     averaged = timm.utils.ModelEmaV3(network)
@@ -96,5 +112,12 @@ LAYOUTS = (
         evidence="library",
         by="timm",
         write=_timm_training,
+    ),
+    Layout(
+        format="timm-vit",
+        case="bare, with its tag from the user",
+        evidence="library",
+        by="timm",
+        write=_timm_bare,
     ),
 )

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 
 from moco_eval import engines
-from moco_eval.encoders import (
-    export_detectron2,
-    export_onnx,
-    export_swin,
-    export_timm,
-    export_vitdet,
-)
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.export import (
+from moco_eval.encoders.exports import (
+    detectron2,
+    onnx,
+    swin,
+    timm,
+    vitdet,
+)
+from moco_eval.encoders.exports.export import (
     SAFETENSORS_ENDINGS,
     TORCH_ENDINGS,
     Export,
@@ -109,13 +109,13 @@ def _require_target(path: Path, target: str) -> None:
 
 def _for_detectron2(encoder: Encoder, position_size: int | None) -> Export:
     """A ResNet, a ViT or a Swin, reloaded in Detectron2 where it is installed."""
-    is_vit, is_swin = export_vitdet.is_transformer(encoder), export_swin.is_swin(encoder)
+    is_vit, is_swin = vitdet.is_transformer(encoder), swin.is_swin(encoder)
     if is_vit:
-        export = export_vitdet.prepare(encoder, position_size=position_size)
+        export = vitdet.prepare(encoder, position_size=position_size)
     elif position_size is not None:
         raise UsageError(f"{encoder.arch} has no positions to resample to {position_size} pixels.")
     else:
-        export = (export_swin if is_swin else export_detectron2).prepare(encoder)
+        export = (swin if is_swin else detectron2).prepare(encoder)
     if not engines.has_detectron2():
         return export
     from moco_eval.engines import detectron_backbones as theirs
@@ -134,8 +134,8 @@ def _put(folder: Path, path: Path) -> None:
 TARGETS = {
     "safetensors": Target(SAFETENSORS_ENDINGS, prepare_safetensors),
     "torchvision": Target(TORCH_ENDINGS, prepare_torchvision),
-    "timm": Target((*SAFETENSORS_ENDINGS, *TORCH_ENDINGS), export_timm.prepare_file),
-    "hf": Target((), export_timm.prepare_folder),
-    "detectron2": Target(export_detectron2.ENDINGS, export_detectron2.prepare),
-    "onnx": Target((".onnx",), export_onnx.prepare),
+    "timm": Target((*SAFETENSORS_ENDINGS, *TORCH_ENDINGS), timm.prepare_file),
+    "hf": Target((), timm.prepare_folder),
+    "detectron2": Target(detectron2.ENDINGS, detectron2.prepare),
+    "onnx": Target((".onnx",), onnx.prepare),
 }

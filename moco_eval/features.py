@@ -14,7 +14,7 @@ from tqdm import tqdm
 from moco_eval.data.catalog import ImageData, Split
 from moco_eval.data.images import InputSpec, to_input
 from moco_eval.encoders.encoder import Encoder, tensor_sha256
-from moco_eval.encoders.pooling import POOLED
+from moco_eval.encoders.networks.pooling import POOLED
 from moco_eval.errors import DivergedError
 
 # One process often runs several protocols on the same images. Keyed by content, so never stale;
@@ -38,7 +38,7 @@ def of_data(encoder: Encoder, data: ImageData, *, feature: str = POOLED) -> Feat
     Args:
         encoder: Its network.
         data: The images.
-        feature: A kind of ``encoders/pooling.py``.
+        feature: A kind of ``encoders/networks/pooling.py``.
 
     Raises:
         UsageError: If the network has no such feature.

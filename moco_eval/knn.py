@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from moco_eval.data.catalog import ImageData
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.pooling import POOLED, require_kind
+from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.errors import UsageError
 from moco_eval.features import of_data
 from moco_eval.records import Outcome
@@ -33,7 +33,7 @@ class Recipe:
         k: How many neighbours vote for the number that counts.
         other_k: Further values, reported as ``top1_k5`` and so on.
         temperature: Of the vote; smaller listens more to the nearest.
-        feature: Which feature of the network, by its name in ``encoders/pooling.py``.
+        feature: Which feature of the network, by its name in ``encoders/networks/pooling.py``.
     """
 
     k: int

@@ -20,7 +20,7 @@ from moco_eval import logistic
 from moco_eval.data.catalog import ImageData
 from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.pooling import POOLED, require_kind
+from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.errors import UsageError
 from moco_eval.features import of_data
 from moco_eval.records import Outcome
@@ -40,7 +40,7 @@ class Recipe:
         chosen_by: What is compared on that share. Cross-entropy also counts how sure a prediction
             was, so that it tells two C apart on a few hundred images where top-1 ties.
         scaled: Whether each feature is brought to mean 0 and s.d. 1 first.
-        feature: Which feature of the network, by its name in ``encoders/pooling.py``.
+        feature: Which feature of the network, by its name in ``encoders/networks/pooling.py``.
     """
 
     num_c: int

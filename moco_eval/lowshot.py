@@ -18,7 +18,7 @@ from moco_eval import logistic
 from moco_eval.data.catalog import ImageData
 from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.pooling import POOLED, require_kind
+from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.errors import DataError, UsageError
 from moco_eval.features import of_data
 from moco_eval.records import Outcome
@@ -34,7 +34,7 @@ class Recipe:
         shots: Labelled images a class.
         num_draws: How often they are drawn anew.
         c: Inverse strength of the regularisation; so few labels leave none to choose it on.
-        feature: Which feature of the network, by its name in ``encoders/pooling.py``.
+        feature: Which feature of the network, by its name in ``encoders/networks/pooling.py``.
     """
 
     shots: int

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from moco_eval import __version__, distributed
-from moco_eval.encoders.reader import RECORD, read
+from moco_eval.encoders.reading.reader import RECORD, read
 from moco_eval.errors import CheckpointError, DataError, RankError, UsageError
 from moco_eval.files import atomic_file, atomic_folder, sha256_of, sync_folder, write_text
 from pretrain.methods import Method

@@ -25,8 +25,8 @@ HEADING = """\
 # Checkpoint formats
 
 What `load_encoder` reads, in the order in which it looks. Of several towers the first that a file
-holds is taken; `--tower` takes another. Proven: how the file came about that a test of
-`tests/moco_eval/encoders/test_layouts.py` loads, tensor by tensor. No published file was at hand.
+holds is taken; `--tower` takes another. Proven: how the file came about that a test in
+`tests/moco_eval/encoders/formats/` loads, tensor by tensor. No published file was at hand.
 Written by `tools/render_formats.py`.
 
 """

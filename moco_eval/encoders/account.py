@@ -15,7 +15,7 @@ from moco_eval.encoders.claims import ADVICE, Claim, other_prefixes
 from moco_eval.encoders.encoder import is_counter
 from moco_eval.encoders.formats.layout import CLASSIFIER, matches, strip_wrappers, to_ours
 from moco_eval.encoders.networks import classifier_names
-from moco_eval.encoders.reader import shortened
+from moco_eval.encoders.reading.reader import shortened
 from moco_eval.errors import CheckpointError
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from moco_eval.data import digits
 from moco_eval.data.images import InputSpec, normalize
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.infer import twins_of
+from moco_eval.encoders.networks.infer import twins_of
 from moco_eval.encoders.suspicion import input_warnings
 
 # Images of each kind that features are judged on.

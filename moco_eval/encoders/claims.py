@@ -20,7 +20,7 @@ from moco_eval.encoders.formats.layout import (
     strip_wrappers,
 )
 from moco_eval.encoders.hints import Hints
-from moco_eval.encoders.reader import RECORD, CheckpointFile, shortened
+from moco_eval.encoders.reading.reader import RECORD, CheckpointFile, shortened
 from moco_eval.errors import CheckpointError, UsageError
 
 # How deep a file of no known layout is searched for tensors.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.networks import level_maps
-from moco_eval.encoders.pooling import POOLED, pooled
+from moco_eval.encoders.networks.pooling import POOLED, pooled
 
 LEVELS = ("res2", "res3", "res4", "res5")
 

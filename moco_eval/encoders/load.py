@@ -20,17 +20,17 @@ from moco_eval.encoders.account import (
     sort_tensors,
     without_initialisation,
 )
-from moco_eval.encoders.adapt import resized, with_channels
 from moco_eval.encoders.claims import Claim, claim
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.formats.inputs import UNIT, parse_input
 from moco_eval.encoders.formats.layout import said_at
 from moco_eval.encoders.hints import NO_HINTS, Hints
-from moco_eval.encoders.infer import infer_arch, twins_of
 from moco_eval.encoders.networks import build_network
+from moco_eval.encoders.networks.adapt import resized, with_channels
+from moco_eval.encoders.networks.infer import infer_arch, twins_of
+from moco_eval.encoders.networks.resnets import is_resnet
 from moco_eval.encoders.published import from_hub, from_timm, from_torchvision
-from moco_eval.encoders.reader import RECORD, read
-from moco_eval.encoders.resnets import is_resnet
+from moco_eval.encoders.reading.reader import RECORD, read
 from moco_eval.encoders.timm_facts import timm_arch, timm_input
 from moco_eval.errors import CheckpointError, UsageError
 

@@ -16,10 +16,10 @@ from moco_eval.data.images import InputSpec
 from moco_eval.encoders.claims import Claim
 from moco_eval.encoders.encoder import Manifest
 from moco_eval.encoders.formats import format_named
-from moco_eval.encoders.reader import RECORD
-from moco_eval.encoders.resnets import resnets
+from moco_eval.encoders.networks.resnets import resnets
+from moco_eval.encoders.networks.timm_networks import require_timm
+from moco_eval.encoders.reading.reader import RECORD
 from moco_eval.encoders.timm_facts import timm_input
-from moco_eval.encoders.timm_networks import require_timm
 from moco_eval.errors import CheckpointError, UsageError, unknown
 
 # What a model's folder on the hub may hold that is read here.

@@ -11,8 +11,8 @@ from torch import nn
 
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.formats.layout import said_at
-from moco_eval.encoders.reader import CONFIG
-from moco_eval.encoders.timm_networks import build_timm, join_arch
+from moco_eval.encoders.networks.timm_networks import build_timm, join_arch
+from moco_eval.encoders.reading.reader import CONFIG
 from moco_eval.errors import CheckpointError
 
 

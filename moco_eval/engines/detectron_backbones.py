@@ -17,9 +17,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SwinTransformer, ViT, build_resnet_backbone
 from torch import Tensor, nn
 
-from moco_eval.encoders import export_swin, export_vitdet
 from moco_eval.encoders.encoder import LEVELS
-from moco_eval.encoders.export import Evidence
+from moco_eval.encoders.exports import swin, vitdet
+from moco_eval.encoders.exports.export import Evidence
 
 LIBRARY = "detectron2"
 
@@ -41,13 +41,13 @@ def reload_resnet(path: Path) -> Evidence:
 
 def reload_vit(path: Path) -> Evidence:
     """ViTDet's transformer of ``PATH.yaml``, without windows, filled from ``path``."""
-    backbone = build_vit(export_vitdet.Plan(**_numbers(path, export_vitdet.KEY)))
+    backbone = build_vit(vitdet.Plan(**_numbers(path, vitdet.KEY)))
     return _loaded(backbone, path)
 
 
 def reload_swin(path: Path) -> Evidence:
     """The Swin transformer of ``PATH.yaml``, its last level, filled from ``path``."""
-    numbers = _numbers(path, export_swin.KEY)
+    numbers = _numbers(path, swin.KEY)
     norm_layer = partial(nn.LayerNorm, eps=numbers.pop("norm_eps"))
     last = len(numbers["depths"]) - 1
     with _timm_imported_from_elsewhere():
@@ -55,7 +55,7 @@ def reload_swin(path: Path) -> Evidence:
     return _loaded(backbone, path)
 
 
-def build_vit(plan: export_vitdet.Plan, **options: Any) -> ViT:
+def build_vit(plan: vitdet.Plan, **options: Any) -> ViT:
     """Detectron2's ``ViT`` for images of the pretraining's size, with fresh weights.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from moco_eval import convert as module
 from moco_eval.convert import TARGETS, convert
 from moco_eval.data.images import DIGITS_INPUT, InputSpec
-from moco_eval.encoders import export
+from moco_eval.encoders.exports import export
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import OutputError, UsageError
 

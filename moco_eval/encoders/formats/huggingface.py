@@ -13,7 +13,7 @@ from moco_eval.encoders.formats.transforms import (
     from_hf_dinov3,
     with_joined_qkv,
 )
-from moco_eval.encoders.reader import CONFIG
+from moco_eval.encoders.reading.reader import CONFIG
 
 PREPROCESSOR = "preprocessor_config.json"
 _SOURCE = "huggingface/transformers 5.24.0: src/transformers/models/"

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from moco_eval.data.images import InputSpec
-from moco_eval.encoders.reader import RECORD
+from moco_eval.encoders.reading.reader import RECORD
 
 # Stands in a drop rule for what the network calls its classifier.
 CLASSIFIER = "{classifier}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moco_eval.encoders.formats.inputs import IMAGENET
 from moco_eval.encoders.formats.layout import CLASSIFIER, Format, Tower
-from moco_eval.encoders.reader import CONFIG
+from moco_eval.encoders.reading.reader import CONFIG
 
 # Where the field puts a network's tensors.
 USUAL = ((), ("model",), ("state_dict",))

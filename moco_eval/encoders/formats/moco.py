@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moco_eval.encoders.formats.inputs import IMAGENET
 from moco_eval.encoders.formats.layout import CLASSIFIER, Format, Tower
-from moco_eval.encoders.reader import RECORD
+from moco_eval.encoders.reading.reader import RECORD
 
 _STATE = (("state_dict",),)
 
@@ -14,7 +14,7 @@ CONVERTED = Format(
     title="a file of moco-eval convert, with its record",
     says=((RECORD,),),
     arch=(RECORD, "arch"),
-    source="moco_eval/encoders/export.py",
+    source="moco_eval/encoders/exports/export.py",
 )
 
 MOCO = (

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from moco_eval.data.images import DIGITS_INPUT, InputSpec
-from moco_eval.encoders.infer import infer_arch
 from moco_eval.encoders.load import load_encoder
 from moco_eval.encoders.networks import build_network, projector_slot, with_last_layer
+from moco_eval.encoders.networks.infer import infer_arch
 from moco_eval.errors import CheckpointError
 
 # A classifier each of another name; convnext keeps a norm beside it, which is the encoder's.

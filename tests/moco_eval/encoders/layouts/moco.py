@@ -11,9 +11,9 @@ from layouts.layout import WORTHLESS, Layout, Written, randomised, saved, under,
 from layouts.resnets import resnet
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.encoder import Encoder, Manifest
-from moco_eval.encoders.export import record_of, safetensors_bytes, tensors_of
+from moco_eval.encoders.exports.export import record_of, safetensors_bytes, tensors_of
 from moco_eval.encoders.networks import build_network
-from moco_eval.encoders.reader import RECORD
+from moco_eval.encoders.reading.reader import RECORD
 
 MOCO = "facebookresearch/moco@7397dfe: moco/builder.py, main_moco.py"
 MOCO_V3 = "facebookresearch/moco-v3@c349e6e: moco/builder.py, main_moco.py"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from test_reader_folders import bundle
 
+from layouts.bundle import bundle
 from layouts.layout import WORTHLESS, Layout, Written, saved, under, worthless
 from layouts.resnets import resnet
 from moco_eval.data.images import InputSpec

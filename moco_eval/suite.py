@@ -243,6 +243,7 @@ def _prepare(cell: Cell) -> _Prepared:
 
 
 def _choose_engine(cell: Cell, encoder: Encoder) -> str:
+    engines.require_engine(cell.engine)
     # An encoder that no engine takes is refused before one is asked for.
     stages_of(encoder.network)
     return engines.choose(cell.engine, resnet=has_resnet_parts(encoder.network))

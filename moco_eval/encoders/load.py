@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +20,24 @@ from moco_eval.encoders.account import (
 )
 from moco_eval.encoders.claims import Claim, claim
 from moco_eval.encoders.encoder import Encoder, Manifest
+from moco_eval.encoders.facts import (
+    arch_of,
+    input_of,
+    own_size,
+    record_of,
+    recorded_input,
+    sized,
+    unfed,
+)
 from moco_eval.encoders.formats.inputs import UNIT, parse_input
 from moco_eval.encoders.formats.layout import said_at
 from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.encoders.networks import build_network
 from moco_eval.encoders.networks.adapt import resized, with_channels
-from moco_eval.encoders.networks.infer import infer_arch, twins_of
 from moco_eval.encoders.networks.resnets import is_resnet
 from moco_eval.encoders.published import from_hub, from_timm, from_torchvision
-from moco_eval.encoders.reading.reader import RECORD, read
-from moco_eval.encoders.timm_facts import timm_arch, timm_input
+from moco_eval.encoders.reading.reader import read
+from moco_eval.encoders.timm_facts import timm_input
 from moco_eval.errors import CheckpointError, UsageError
 
 # How architectures are fed whose images are not ImageNet's.
@@ -40,8 +46,6 @@ OWN_INPUTS = {
     "vit_digits": DIGITS_INPUT,
     "pixels": dataclasses.replace(UNIT, size=8, crop_pct=1.0),
 }
-# Names and shapes that agree this far are a damaged file of that architecture; less is another.
-NEARLY = 0.9
 KINDS = ("random", "torchvision", "timm", "hf")
 
 
@@ -110,7 +114,7 @@ def _random(spec: str, name: str) -> tuple[nn.Module, Manifest]:
         arch=arch,
         input=OWN_INPUTS.get(arch)
         or timm_input(spec, network, {})
-        or _sized(InputSpec(), arch, network),
+        or sized(InputSpec(), arch, network),
         num_loaded=0,
     )
     return network, manifest
@@ -118,18 +122,18 @@ def _random(spec: str, name: str) -> tuple[nn.Module, Manifest]:
 
 def _from_claim(found: Claim, spec: str, hints: Hints, *, file_sha256: str = "") -> Encoder:
     """Build the claimed file's architecture and fill it, every tensor accounted for."""
-    record = _record_of(found)
-    recorded = _recorded_input(found)
+    record = record_of(found)
+    recorded = recorded_input(found)
     tensors = sort_tensors(found).found
-    arch, arch_by = _arch_of(found, tensors, hints)
+    arch, arch_by = arch_of(found, tensors, hints)
     try:
         network, in_chans = _network_for(arch, tensors, recorded)
     except UsageError as error:
         raise CheckpointError(f"{found.source}: {error} --arch NAME says another one.") from error
     held = fill(network, found, arch=arch)
-    fed = recorded or _input_of(found, network, arch, asked=hints.arch is not None)
+    fed = recorded or input_of(found, network, arch, asked=hints.arch is not None)
     if fed is None and not hints.input:
-        raise _unfed(found)
+        raise unfed(found)
     licence = said_at(found.said, found.format.licence) if found.format.licence else None
     manifest = Manifest(
         source=spec,
@@ -137,7 +141,7 @@ def _from_claim(found: Claim, spec: str, hints: Hints, *, file_sha256: str = "")
         tower=found.tower,
         arch=arch,
         arch_by=arch_by,
-        input=fed or _sized(InputSpec(), arch, network),
+        input=fed or sized(InputSpec(), arch, network),
         num_loaded=len(held.found),
         loaded=_keys(held),
         dropped=tuple(held.dropped),
@@ -174,7 +178,7 @@ def _encoder(
     native = manifest.input.size
     if hints.input:
         fed = parse_input(hints.input, known)
-        if "size=" not in hints.input and (known or _own_size(network)):
+        if "size=" not in hints.input and (known or own_size(network)):
             fed = dataclasses.replace(fed, size=native)
     else:
         assert known is not None, f"nobody says how {manifest.source} is fed"
@@ -209,115 +213,9 @@ def _network_for(
     return network, in_chans
 
 
-def _record_of(found: Claim) -> dict[str, Any]:
-    """What our own programs wrote into the file about it."""
-    record = found.said.get(RECORD)
-    return dict(record) if isinstance(record, Mapping) else {}
-
-
-def _arch_of(found: Claim, tensors: Mapping[str, Tensor], hints: Hints) -> tuple[str, str]:
-    """The architecture, and who says it: the user, the file, or its names and shapes."""
-    if hints.arch:
-        return hints.arch, "user"
-    if isinstance(recorded := _record_of(found).get("arch"), str):
-        return recorded, "file"
-    row = found.format
-    said = said_at(found.said, row.arch) if row.arch else None
-    if isinstance(said, str):
-        named = f"{row.family}{_our_arch(said, found)}"
-        return (timm_arch(named, found.said) if row.family else named), "file"
-    heads, options = _by_what_is_said(row.heads, found), _by_what_is_said(row.options, found)
-    nearest, agreement = infer_arch(tensors, heads=heads, options=options)
-    if agreement >= NEARLY and row.twins and (twins := twins_of(nearest)):
-        raise CheckpointError(
-            f"{found.source} is of format '{row.name}', and its names and shapes are those of "
-            f"{nearest} as well as of {' and '.join(twins)}, which compute something else. "
-            "Its configuration tells which one it is. Say it: --arch NAME."
-        )
-    if agreement >= NEARLY:
-        return _our_arch(nearest, found), "shapes"
-    raise CheckpointError(
-        f"{found.source} is of format '{row.name}' but does not say its architecture, and its "
-        f"names and shapes fit none: the nearest, {nearest}, agrees on {agreement:.0%}. "
-        "Say it: --arch NAME."
-    )
-
-
-def _recorded_input(found: Claim) -> InputSpec | None:
-    """How the file's record says that the encoder is fed."""
-    recorded = _record_of(found).get("input")
-    if not recorded:
-        return None
-    try:
-        return InputSpec(**recorded)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{found.source}: its record's input: {error}") from error
-
-
-def _input_of(found: Claim, network: nn.Module, arch: str, *, asked: bool) -> InputSpec | None:
-    """How the encoder is fed where no record says it: as its format's row does, else timm.
-
-    timm's configuration speaks of its own weights: it counts for timm's files, and where the user
-    says whose weights they are (``asked``).
-    """
-    row = found.format
-    if row.input_unless and re.fullmatch(row.input_unless, arch):
-        return None
-    fed: InputSpec | None = _by_what_is_said(row.input, found)
-    if fed is None and row.family:
-        fed = timm_input(found.source, network, found.said)
-    elif fed is None and asked:
-        fed = timm_input(found.source, network, {})
-    return _sized(fed, arch, network) if fed else None
-
-
-def _unfed(found: Claim) -> CheckpointError:
-    """Ask how images are normalised, or whose file it is."""
-    whose = f"whose it is (--format {' or '.join(found.others)}), or " if found.others else ""
-    return CheckpointError(
-        f"{found.source} does not say how its images are normalised, and format "
-        f"'{found.format.name}' has no rule for it. Say {whose}how: --input imagenet, --input half "
-        "or --input mean=R/G/B,std=R/G/B; or say the architecture as timm names it, with the tag "
-        "of its training: --arch timm:NAME.TAG."
-    )
-
-
-def _our_arch(name: str, found: Claim) -> str:
-    """Our name of an architecture that the file names, or that was inferred from it."""
-    for theirs, ours in _by_what_is_said(found.format.arch_names, found):
-        if match := re.fullmatch(theirs, name):
-            return match.expand(ours)
-    return name
-
-
-def _by_what_is_said(rule: Any, found: Claim) -> Any:
-    """What a format's rule is, or finds in what the file says."""
-    if not callable(rule):
-        return rule
-    try:
-        return rule(found.said)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{found.source} cannot be read as '{found.format.name}': {error}"
-        ) from error
-
-
-def _sized(fed: InputSpec, arch: str, network: nn.Module) -> InputSpec:
-    """``fed``, at the size for which the network is made where that is not ImageNet's."""
-    if is_resnet(arch) and "_cifar" in arch:
-        return dataclasses.replace(fed, size=32, crop_pct=1.0)
-    return dataclasses.replace(fed, size=_own_size(network) or fed.size)
-
-
-def _own_size(network: nn.Module) -> int | None:
-    """The side in pixels of the images that the network takes; None where it takes any."""
-    size = getattr(getattr(network, "patch_embed", None), "img_size", None)
-    return int(size[0]) if size else None
-
-
 def _refuse_damage(found: Claim, network: nn.Module, manifest: Manifest) -> None:
     """Refuse tensors that are not those that the file's record speaks of."""
-    written = _record_of(found).get("tensor_sha256")
+    written = record_of(found).get("tensor_sha256")
     if not written:
         return
     held = Encoder(network, manifest).tensor_sha256()

@@ -17,6 +17,16 @@ def has_detectron2() -> bool:
     return found is not None and found.origin is not None
 
 
+def require_engine(name: str) -> None:
+    """Refuse a name that is neither ``auto`` nor an engine's.
+
+    Raises:
+        UsageError: With the names.
+    """
+    if name not in ("auto", *SUFFIX):
+        raise unknown("engine", name, ("auto", *SUFFIX))
+
+
 def choose(name: str, *, resnet: bool = True) -> str:
     """The engine that ``name`` stands for: ``auto`` takes Detectron2 where it can.
 
@@ -28,11 +38,10 @@ def choose(name: str, *, resnet: bool = True) -> str:
         UsageError: If there is no such engine, or Detectron2 is asked for where it is absent or
             for an encoder that is no ResNet.
     """
+    require_engine(name)
     installed = has_detectron2()
     if name == "auto":
         return "detectron2" if installed and resnet else "torchvision"
-    if name not in SUFFIX:
-        raise unknown("engine", name, (*SUFFIX, "auto"))
     if name == "detectron2" and not installed:
         raise UsageError(
             f"Detectron2 is not installed. Install it with: {DETECTRON2_INSTALL} "

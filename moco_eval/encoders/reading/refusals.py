@@ -17,7 +17,7 @@ from moco_eval.errors import CheckpointError
 DAMAGED = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
-    # RecursionError and NotImplementedError among them.
+    # RecursionError among them.
     RuntimeError,
     ValueError,
     LookupError,

@@ -23,7 +23,7 @@ class Manifest:
 
     Attributes:
         source: The specification that was loaded: a file's name, ``timm:NAME``, ``random:ARCH``.
-        format: The row of ``formats.py`` that claimed the file.
+        format: The row of ``FORMATS`` that claimed the file.
         tower: Which of the file's networks was taken, such as ``encoder_q``.
         arch: What ``build_network`` was given.
         arch_by: Who said so: the ``file``, the ``user``, or names and ``shapes``.

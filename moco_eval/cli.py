@@ -189,7 +189,7 @@ def _convert_options(parser: ArgumentParser) -> None:
     parser.epilog = """examples:
   moco-eval convert moco_v2_800ep_pretrain.pth.tar r50.pth --to detectron2
   moco-eval convert r50.pth resnet50.pth --to torchvision
-  moco-eval convert dino_deitsmall16_pretrain.pth vit_small --to hf --format dino
+  moco-eval convert dino_deitsmall16_pretrain.pth vit_small --to hf --format dino-backbone
   moco-eval convert runs/digits/checkpoint.pth.tar encoder.safetensors --to safetensors
 
 OUT ends in .pth, .pt or .pth.tar; in .safetensors; for detectron2 also in .pkl; for onnx in .onnx;

@@ -21,6 +21,9 @@ from moco_eval.errors import RankError, UsageError
 TIMEOUT_S = 100.0
 START_TIMEOUT_S = 300.0
 
+# torch renamed it in 2.14 and warns of the older name.
+ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+
 
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several ranks."""
@@ -81,7 +84,7 @@ def gather(tensor: Tensor) -> Tensor:
         return tensor
     gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
     with _broken_ranks_named():
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        getattr(dist, ALL_GATHER)(gathered, tensor.contiguous())
     return gathered
 
 

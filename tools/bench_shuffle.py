@@ -108,7 +108,7 @@ def counted() -> Iterator[list[int]]:
     sizes: dict[str, Callable[..., int]] = {
         "all_to_all_single": size_of_exchange,
         "all_gather": lambda _, tensor: tensor.nbytes * num_others,
-        "all_gather_into_tensor": lambda _, tensor: tensor.nbytes * num_others,
+        distributed.ALL_GATHER: lambda _, tensor: tensor.nbytes * num_others,
         "broadcast": lambda tensor, src: tensor.nbytes * (rank != src),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from moco_eval.data.images import InputSpec, to_input
 from moco_eval.encoders.encoder import Encoder, tensor_sha256
 from moco_eval.encoders.networks.pooling import POOLED
 from moco_eval.errors import DivergedError
+from moco_eval.resources import PLAIN, Resources
+
+Precision = Literal["fp32", "bf16"]
 
 # One process often runs several protocols on the same images. Keyed by content, so never stale;
 # of one encoder at a time, so that an encoder judged while it trains does not fill the memory.
@@ -32,13 +36,22 @@ class Features:
     test_labels: Tensor
 
 
-def of_data(encoder: Encoder, data: ImageData, *, feature: str = POOLED) -> Features:
+def of_data(
+    encoder: Encoder,
+    data: ImageData,
+    *,
+    feature: str = POOLED,
+    precision: Precision = "fp32",
+    resources: Resources = PLAIN,
+) -> Features:
     """Features of both splits, on the CPU, from an encoder that is the same afterwards.
 
     Args:
         encoder: Its network.
         data: The images.
         feature: A kind of ``encoders/networks/pooling.py``.
+        precision: What the network computes in.
+        resources: What it may use of the machine.
 
     Raises:
         UsageError: If the network has no such feature.

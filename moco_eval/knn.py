@@ -19,8 +19,9 @@ from moco_eval.data.catalog import ImageData
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.errors import UsageError
-from moco_eval.features import of_data
+from moco_eval.features import Precision, of_data
 from moco_eval.records import Outcome
+from moco_eval.resources import PLAIN, Resources
 
 VERSION = 1
 
@@ -34,12 +35,14 @@ class Recipe:
         other_k: Further values, reported as ``top1_k5`` and so on.
         temperature: Of the vote; smaller listens more to the nearest.
         feature: Which feature of the network, by its name in ``encoders/networks/pooling.py``.
+        precision: What the network computes features in.
     """
 
     k: int
     other_k: tuple[int, ...] = ()
     temperature: float = 0.07
     feature: str = POOLED
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         require_kind(self.feature)
@@ -58,10 +61,22 @@ DEFAULT_RECIPE = "knn-20"
 
 
 def evaluate(
-    encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
+    encoder: Encoder,
+    recipe: Recipe,
+    data: ImageData,
+    *,
+    seed: int,
+    work_dir: Path,
+    resources: Resources = PLAIN,
 ) -> Outcome:
     """Classify the test set by its neighbours in the training set; the seed changes nothing."""
-    features = of_data(encoder, data, feature=recipe.feature)
+    features = of_data(
+        encoder,
+        data,
+        feature=recipe.feature,
+        precision=recipe.precision,
+        resources=resources,
+    )
     num_train = len(features.train)
     if recipe.k > num_train:
         raise UsageError(f"k = {recipe.k} is more than the {num_train} training images.")

@@ -22,8 +22,9 @@ from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.errors import UsageError
-from moco_eval.features import of_data
+from moco_eval.features import Precision, of_data
 from moco_eval.records import Outcome
+from moco_eval.resources import PLAIN, Resources
 
 VERSION = 1
 
@@ -41,6 +42,7 @@ class Recipe:
             was, so that it tells two C apart on a few hundred images where top-1 ties.
         scaled: Whether each feature is brought to mean 0 and s.d. 1 first.
         feature: Which feature of the network, by its name in ``encoders/networks/pooling.py``.
+        precision: What the network computes features in.
     """
 
     num_c: int
@@ -50,6 +52,7 @@ class Recipe:
     chosen_by: Literal["cross_entropy", "top1"] = "cross_entropy"
     scaled: bool = True
     feature: str = POOLED
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         require_kind(self.feature)
@@ -73,10 +76,22 @@ DEFAULT_RECIPE = "lbfgs"
 
 
 def evaluate(
-    encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
+    encoder: Encoder,
+    recipe: Recipe,
+    data: ImageData,
+    *,
+    seed: int,
+    work_dir: Path,
+    resources: Resources = PLAIN,
 ) -> Outcome:
     """Train the probe and return its top-1, the C that was chosen, and the feature norm."""
-    features = of_data(encoder, data, feature=recipe.feature)
+    features = of_data(
+        encoder,
+        data,
+        feature=recipe.feature,
+        precision=recipe.precision,
+        resources=resources,
+    )
     train, test = features.train, features.test
     norm = train.norm(dim=1).mean().item()
     if recipe.scaled:

@@ -20,8 +20,9 @@ from moco_eval.data.sampler import keyed_generator
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.errors import DataError, UsageError
-from moco_eval.features import of_data
+from moco_eval.features import Precision, of_data
 from moco_eval.records import Outcome
+from moco_eval.resources import PLAIN, Resources
 
 VERSION = 1
 
@@ -35,12 +36,14 @@ class Recipe:
         num_draws: How often they are drawn anew.
         c: Inverse strength of the regularisation; so few labels leave none to choose it on.
         feature: Which feature of the network, by its name in ``encoders/networks/pooling.py``.
+        precision: What the network computes features in.
     """
 
     shots: int
     num_draws: int = 5
     c: float = 0.1
     feature: str = POOLED
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         require_kind(self.feature)
@@ -57,10 +60,22 @@ DEFAULT_RECIPE = "5-shot"
 
 
 def evaluate(
-    encoder: Encoder, recipe: Recipe, data: ImageData, *, seed: int, work_dir: Path
+    encoder: Encoder,
+    recipe: Recipe,
+    data: ImageData,
+    *,
+    seed: int,
+    work_dir: Path,
+    resources: Resources = PLAIN,
 ) -> Outcome:
     """Fit a probe per draw and return the mean top-1 over the draws."""
-    features = of_data(encoder, data, feature=recipe.feature)
+    features = of_data(
+        encoder,
+        data,
+        feature=recipe.feature,
+        precision=recipe.precision,
+        resources=resources,
+    )
     top1, drawn = [], []
     for draw in range(recipe.num_draws):
         chosen = take_shots(features.train_labels, recipe.shots, keyed_generator(seed, draw))

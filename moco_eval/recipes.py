@@ -41,6 +41,15 @@ def choose(recipes: Mapping[str, R], name: str, overrides: Sequence[str]) -> R:
     return _with_overrides(recipe, overrides)
 
 
+def protocol_id(protocol: str, recipe: Any) -> str:
+    """What records and tables keep apart: ``linear-sgd``, of a recipe whose variant is ``sgd``.
+
+    A recipe's class names its ``variant`` where one protocol has several procedures.
+    """
+    variant = getattr(recipe, "variant", "")
+    return f"{protocol}-{variant}" if variant else protocol
+
+
 def as_dict(recipe: Any) -> dict[str, Any]:
     """The recipe's numbers, as a record stores them."""
     return dataclasses.asdict(recipe)

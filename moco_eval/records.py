@@ -17,7 +17,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from numbers import Integral, Real
 from pathlib import Path
@@ -30,7 +30,10 @@ from moco_eval.files import sync_folder
 SCHEMA = 1
 
 # What every run did before recipes had a field for it: records without the field mean this.
-UNSAID = {"feature": "pooled"}
+UNSAID = {"feature": "pooled", "precision": "fp32"}
+
+# Errors among the metrics.
+LOWER_BETTER = {"ece"}
 
 _FILE_NAME = re.compile(r"[0-9a-f-]{36}\.(?P<sha12>[0-9a-f]{12})\.json")
 
@@ -40,14 +43,18 @@ class Outcome:
     """What a protocol's ``evaluate`` returns.
 
     Attributes:
-        metrics: Percentages by the field's names, higher is better; the first is the primary one.
+        metrics: Percentages by the field's names; the first is the primary one. Higher is better,
+            but for ``LOWER_BETTER``.
         num_test: How many test images (or scenes) they were measured on.
         details: How hyper-parameters were selected, single draws, curves: as JSON holds them.
+        drawn: Arrays that pictures are made of, by the names in ``pictures.py``; no part of the
+            record.
     """
 
     metrics: dict[str, float]
     num_test: int
     details: dict[str, Any]
+    drawn: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,9 +241,14 @@ def _metrics(outcome: Outcome | None) -> dict[str, dict[str, Any]]:
     if outcome is None:
         return {}
     primary = next(iter(outcome.metrics), None)
-    facts = {"n": outcome.num_test, "unit": "%", "higher_better": True}
     return {
-        name: {"value": _plain(float(value)), "primary": name == primary, **facts}
+        name: {
+            "value": _plain(float(value)),
+            "primary": name == primary,
+            "n": outcome.num_test,
+            "unit": "%",
+            "higher_better": name not in LOWER_BETTER,
+        }
         for name, value in outcome.metrics.items()
     }
 

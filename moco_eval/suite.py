@@ -26,6 +26,7 @@ from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.encoders.load import load_encoder
 from moco_eval.encoders.networks import has_resnet_parts, stages_of
 from moco_eval.errors import DivergedError, UsageError, unknown
+from moco_eval.resources import PLAIN, Resources
 
 IMAGE_PROTOCOLS = ("linear", "knn", "lowshot")
 DENSE_PROTOCOLS = ("detect", "segment")
@@ -46,6 +47,7 @@ class Cell:
         seed: What every random draw is keyed by.
         engine: Who trains the detector; classification has none.
         device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+        resources: What else it may use of the machine.
     """
 
     protocol: str
@@ -58,6 +60,7 @@ class Cell:
     seed: int = 0
     engine: str = "auto"
     device: str = "auto"
+    resources: Resources = PLAIN
 
 
 def protocol_module(name: str) -> ModuleType:
@@ -98,7 +101,7 @@ def run_cell(cell: Cell, *, results: Path, work_dir: Path) -> dict[str, Any]:
     """
     prepared = _prepare(cell)
     run = prepared.run
-    keywords = {"engine": run.engine} if run.engine else {}
+    keywords = {"engine": run.engine} if run.engine else {"resources": cell.resources}
     _say_engine(cell, run)
     begun_s = time.monotonic()
     outcome, failure = None, None
@@ -224,7 +227,8 @@ def _prepare(cell: Cell) -> _Prepared:
     run = records.Run(
         encoder_id=cell.name or cell.encoder,
         encoder=_describe_encoder(encoder),
-        protocol=cell.protocol + (engines.SUFFIX[engine] if engine else ""),
+        protocol=recipes.protocol_id(cell.protocol, recipe)
+        + (engines.SUFFIX[engine] if engine else ""),
         version=module.VERSION,
         recipe=recipe_name,
         config=recipes.as_dict(recipe),

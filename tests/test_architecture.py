@@ -21,7 +21,7 @@ FLOORS = [
     {"data"},
     {"tables", "report", "trials", "typeset", "published"},
     {"records", "recipes", "options", "schedules", "optim", "environment"}
-    | {"logistic", "progress", "distributed"},
+    | {"logistic", "progress", "distributed", "resources", "accuracy"},
     {"files"},
     {"errors"},
 ]

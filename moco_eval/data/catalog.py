@@ -113,7 +113,7 @@ def _open_digits(rest: str) -> ImageData:
         images = [Image.fromarray(np.round(inks[i] * 255 / 16).astype(np.uint8)) for i in indices]
         targets = [int(labels[i]) for i in indices]
         parts.append(Split(images, targets, fingerprint.of_pixels(images, targets)))
-    return ImageData("digits", digits.CLASSES, *parts)
+    return ImageData("digits", digits.CLASSES, train=parts[0], test=parts[1])
 
 
 _OPENERS: dict[str, _Opener] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 
@@ -33,6 +34,21 @@ class Split(TrainingSplit):
     labels: Sequence[int]
 
 
+# What a label says of one class, where an image may show several.
+PRESENT, ABSENT, DIFFICULT = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class MultiLabelSplit(TrainingSplit):
+    """One part of a data set whose images may show several classes.
+
+    Attributes:
+        labels: For each image one of ``PRESENT``, ``ABSENT`` and ``DIFFICULT`` a class.
+    """
+
+    labels: Sequence[Sequence[int]]
+
+
 @dataclass(frozen=True)
 class TrainingImages:
     """What pretraining takes: it needs neither labels nor a test split.
@@ -52,10 +68,43 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class ImageData(TrainingImages):
-    """A labelled data set with a test split: what classification protocols take."""
+    """A labelled data set with a test split: what classification protocols take.
+
+    Attributes:
+        train: Training images, with those of the published validation set, where there is one.
+        test: What counts.
+        metric: The metric that the field reports of this set.
+        held_out: Which of ``train`` are the published validation set, to choose on; None where a
+            protocol must take a slice of its own.
+    """
 
     train: Split
     test: Split
+    metric: Literal["top1", "mean_per_class"] = "top1"
+    held_out: Sequence[int] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.train.fingerprint}/{self.test.fingerprint}"
+
+
+@dataclass(frozen=True)
+class MultiLabelData:
+    """A data set whose images may show several classes, such as VOC07; its metric is mean AP.
+
+    Attributes:
+        id: Names the data set in records.
+        classes: By place in a label.
+        train: Training images, with those of the published validation set.
+        test: What counts.
+        held_out: As of ``ImageData``.
+    """
+
+    id: str
+    classes: tuple[str, ...]
+    train: MultiLabelSplit
+    test: MultiLabelSplit
+    held_out: Sequence[int] | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -47,7 +47,7 @@ def open_torchvision(rest: str) -> ImageData:
     splits = [_split(part) for part in (train, test)]
     if not classes:
         classes = tuple(str(label) for label in sorted(set(splits[0].labels)))
-    return ImageData(name.lower(), classes, *splits)
+    return ImageData(name.lower(), classes, train=splits[0], test=splits[1])
 
 
 class _Images(Sequence[Image.Image]):

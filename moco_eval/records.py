@@ -32,6 +32,9 @@ SCHEMA = 1
 # What every run did before recipes had a field for it: records without the field mean this.
 UNSAID = {"feature": "pooled", "precision": "fp32"}
 
+# What protocols were called before: ``linear`` had one procedure.
+RENAMED = {"linear": "linear-lbfgs"}
+
 # Errors among the metrics.
 LOWER_BETTER = {"ece"}
 
@@ -222,6 +225,8 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"it has schema {record['schema']}, this moco-eval reads up to {SCHEMA}: upgrade it."
         )
+    protocol = record["protocol"]
+    protocol["id"] = RENAMED.get(protocol["id"], protocol["id"])
     return {**record, "name": path.name}
 
 

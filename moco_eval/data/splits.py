@@ -39,14 +39,20 @@ PRESENT, ABSENT, DIFFICULT = 1, 0, -1
 
 
 @dataclass(frozen=True)
-class MultiLabelSplit(TrainingSplit):
+class MultiLabelSplit:
     """One part of a data set whose images may show several classes.
 
     Attributes:
+        images: As of a ``TrainingSplit``.
         labels: For each image one of ``PRESENT``, ``ABSENT`` and ``DIFFICULT`` a class.
     """
 
+    images: Sequence[Image.Image]
     labels: Sequence[Sequence[int]]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 @dataclass(frozen=True)

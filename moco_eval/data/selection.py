@@ -12,7 +12,7 @@ from moco_eval.data.splits import ImageData, MultiLabelData
 def selection_slice(
     data: ImageData | MultiLabelData, *, share: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the training images to fit on, and of those to choose on, in the order of the draw.
+    """Indices of the training images to fit on, and of those to choose on, as drawn.
 
     Args:
         data: Its published validation images are taken where it has some.

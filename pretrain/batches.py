@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
 import json
-import multiprocessing
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from moco_eval import distributed
 from moco_eval.data.decoding import DAMAGES, DamagedImageError, damage_of
 from moco_eval.data.sampler import EpochBatches, draw_key
-from moco_eval.errors import DataError, UsageError, output_error
-from pretrain.signals import STOP_SIGNALS, die_with_parent
+from moco_eval.errors import DataError, output_error
+from moco_eval.training.loading import load
 from pretrain.views import Augmentation
 
-# A worker that is silent for this long hangs: a network disk answers within it or not at all.
-LOADER_TIMEOUT_S = 600
 MAX_SUBSTITUTES = 20
 
 
@@ -106,23 +98,14 @@ class Batches:
     ) -> None:
         self.views = views
         self.device = device
-        order = EpochBatches(
+        self.num_workers = num_workers
+        self.order = EpochBatches(
             len(views),
             batch_total,
             seed=views.seed,
             steps=steps,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-        )
-        self.loader = DataLoader(
-            views,
-            batch_sampler=order,
-            num_workers=num_workers,
-            # Not forkserver, Python's choice from 3.14 on: its workers die with the first signal.
-            multiprocessing_context="fork" if num_workers else None,
-            timeout=LOADER_TIMEOUT_S if num_workers else 0,
-            worker_init_fn=_begin_worker,
-            pin_memory=device == "cuda",
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -131,16 +114,8 @@ class Batches:
         Raises:
             DataError: If an image cannot be replaced, or a worker dies or hangs.
         """
-        batches = iter(self.loader)
-        atexit.register(_end_workers, getattr(batches, "_workers", ()))
-        while True:
-            try:
-                with _noticing_dead_workers(self.loader.num_workers):
-                    *drawn, marks = next(batches)
-            except StopIteration:
-                return
-            except (UsageError, RuntimeError) as error:
-                raise _loading_failed(error) from error
+        loaded = load(self.views, self.order, num_workers=self.num_workers, device=self.device)
+        for *drawn, marks in loaded:
             finished = self.views.augmentation.finish(drawn, self.device)
             views = [view.to(memory_format=torch.channels_last) for view in finished]
             yield Batch(views, *marks.to(self.device).unbind(1))
@@ -199,53 +174,3 @@ def name_of(images: Sequence[Any], sample: int) -> str:
     """What people call an image: its path, its place in a shard, or its number."""
     named = getattr(images, "name_of", None)
     return named(sample) if named else f"image {sample}"
-
-
-@contextmanager
-def _noticing_dead_workers(num_workers: int) -> Iterator[None]:
-    """Raise within this block alone that a worker died.
-
-    torch raises it wherever the program is when the signal comes: in the middle of a save, or of a
-    collective, where it would pass for the death of a rank.
-    """
-    # Signals are the main thread's.
-    if num_workers == 0 or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def notice(*_: object) -> None:
-        torch._C._error_if_any_worker_fails()
-
-    signal.signal(signal.SIGCHLD, notice)
-    try:
-        notice()
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _begin_worker(worker: int) -> None:
-    """A signal to the whole process group is for the training process, which then needs us."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent()
-    multiprocessing.current_process().name = f"loader worker {worker}"
-
-
-def _end_workers(workers: Sequence[BaseProcess]) -> None:
-    """Python would ask workers to stop, which they leave to us, and then wait for them for ever."""
-    for worker in workers:
-        worker.kill()
-
-
-def _loading_failed(error: Exception) -> UsageError:
-    # torch puts the worker's whole traceback into the message; its last line is the error's own.
-    # Of a worker that died it may say no more than that, and name the signal in the cause.
-    told = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error
-    said = str(told).strip().splitlines()[-1]
-    if isinstance(error, UsageError):
-        return type(error)(said.removeprefix(f"{type(error).__module__}.{type(error).__name__}: "))
-    advice = ""
-    if "DataLoader worker" in said:
-        advice = " The system kills one when memory runs out: try fewer --workers."
-    return DataError(f"Loading images failed: {said.rstrip('. ')}.{advice}")

@@ -16,8 +16,8 @@ from moco_eval.environment import choose_device
 from moco_eval.errors import DivergedError, PreemptedError, RankError, UsageError
 from moco_eval.files import write_text
 from moco_eval.options import add_run_options, command_parser
+from moco_eval.training.signals import StopRequest, die_with_parent
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.signals import StopRequest, die_with_parent
 
 PROGRAM = "moco-pretrain"
 STATUS = "status.json"
@@ -74,7 +74,7 @@ def pretrain(arguments: Namespace, stop: StopRequest) -> None:
 
     from moco_eval import distributed
     from moco_eval.data.catalog import open_pretraining
-    from pretrain.heartbeat import silent_ranks
+    from moco_eval.training.heartbeat import silent_ranks
     from pretrain.train import Options, train
 
     if distributed.is_launched():
@@ -188,14 +188,14 @@ def _introduce(name: str, recipe: Recipe, images: str) -> None:
 
 def _launch(parsed: Namespace, arguments: Sequence[str]) -> int:
     """Refuse what would fail in every rank once, then start them."""
-    from pretrain.launch import launch
+    from moco_eval.training.launch import launch
 
     def refuse() -> None:
         _recipe_of(parsed, parsed.nproc)
         choose_device(parsed.device)
 
     code = errors.run(refuse, program=PROGRAM, verbose=parsed.verbose)
-    return code or launch(arguments, parsed.nproc)
+    return code or launch("pretrain.cli", arguments, parsed.nproc, program=PROGRAM)
 
 
 def _print_batch_file(arguments: Sequence[str]) -> None:

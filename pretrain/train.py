@@ -16,16 +16,18 @@ from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DataError, PreemptedError, UsageError
 from moco_eval.optim import build_optimizer, parameters_of
 from moco_eval.progress import Pace, Progress
+from moco_eval.training.checkpoint import Checkpoints, State
+from moco_eval.training.heartbeat import Heartbeat
+from moco_eval.training.signals import StopRequest
+from moco_eval.training.update import step as take_step
 from pretrain import logs, methods, update
 from pretrain.batches import Batch, Batches, DamagedImages, Views
-from pretrain.checkpoint import Checkpoints, State
 from pretrain.collapse import embedding_statistics
-from pretrain.heartbeat import Heartbeat
 from pretrain.methods import Method, Position
 from pretrain.moco import MoCo
 from pretrain.monitor import online_knn
 from pretrain.recipes import Recipe
-from pretrain.signals import StopRequest
+from pretrain.supervised import Supervised
 from pretrain.views import Augmentation, augmentation
 
 # How often in a run the spread of the embeddings is looked at.
@@ -163,7 +165,7 @@ def train(  # noqa: C901, PLR0913, PLR0915 - a story told from top to bottom, wi
             told = update.backward(state, batch, labels, position, num_parts=options.accumulate)
             agreed = update.agree(state, told, batch, is_stopped=bool(stop.reason))
             update.require_finite(agreed, batch, position, output)
-            update.step(state, position.lr)
+            take_step(state, position.lr)
             damaged.note(batch, agreed.num_damaged)
 
             # What there is to see of it; at the end of an epoch the encoder is judged, if asked.
@@ -222,7 +224,7 @@ def _refuse_impossible(recipe: Recipe, data: TrainingImages, options: Options) -
 
 def _initial_state(
     recipe: Recipe, data: TrainingImages, seed: int, options: Options, given: Encoder | None
-) -> State:
+) -> State[Method]:
     model = methods.build(
         recipe, num_images=len(data.train), num_classes=len(data.classes), seed=seed
     )
@@ -245,7 +247,9 @@ def _initial_state(
         sgd_momentum=recipe.sgd_momentum,
     )
     scaler = torch.amp.GradScaler(options.device, enabled=recipe.precision == "fp16")
-    return State(model, optimizer, scaler)
+    # Upstream saves what DistributedDataParallel wraps, hence its prefix.
+    named = {"part": "encoder"} if isinstance(model, Supervised) else {"prefix": "module."}
+    return State(model, optimizer, scaler, **named)
 
 
 def _embeddings(model: Method, batch: Batch) -> dict[str, Any]:

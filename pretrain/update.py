@@ -15,17 +15,21 @@ from moco_eval import distributed
 from moco_eval.data.sampler import draw_key
 from moco_eval.errors import DivergedError
 from moco_eval.files import write_text
+from moco_eval.training import update
+from moco_eval.training.checkpoint import State
 from pretrain import methods, shuffle
 from pretrain.batches import Batch
-from pretrain.checkpoint import State
-from pretrain.methods import Position
+from pretrain.methods import Method, Position
 from pretrain.moco import MoCo
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def backward(
-    state: State, batch: Batch, labels: Tensor | None, position: Position, *, num_parts: int = 1
+    state: State[Method],
+    batch: Batch,
+    labels: Tensor | None,
+    position: Position,
+    *,
+    num_parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Leave this process's mean gradient in the parameters.
 
@@ -42,8 +46,7 @@ def backward(
     # What draws inside the network, such as stochastic depth, is keyed as everything else.
     torch.manual_seed(draw_key(position.seed, position.step, distributed.rank(), 1))
     state.optimizer.zero_grad()
-    kind, precision = batch.views[0].device.type, PRECISIONS[position.recipe.precision]
-    with torch.autocast(kind, precision, enabled=precision != torch.float32):
+    with update.mixed_precision(position.recipe.precision, batch.views[0].device.type):
         if num_parts > 1:
             return _in_parts(state, batch, position, num_parts)
         logits, targets = methods.forward(state.model, batch, labels, position)
@@ -53,7 +56,7 @@ def backward(
 
 
 def _in_parts(
-    state: State, batch: Batch, position: Position, num_parts: int
+    state: State[Method], batch: Batch, position: Position, num_parts: int
 ) -> tuple[Tensor, Tensor]:
     """All keys first, then the queries part by part; the queue takes the keys at the end."""
     model, (im_q, im_k) = state.model, batch.views
@@ -86,18 +89,13 @@ class Agreement:
 
 
 def agree(
-    state: State, told: tuple[Tensor, Tensor], batch: Batch, *, is_stopped: bool
+    state: State[Method], told: tuple[Tensor, Tensor], batch: Batch, *, is_stopped: bool
 ) -> Agreement:
     """Average the gradients, and tell each other everything else in one more collective."""
-    parameters = [p for p in state.model.parameters() if p.grad is not None]
-    distributed.average_gradients(parameters)
     counts = torch.tensor([int((batch.damage > 0).sum()), int(is_stopped)])
     said = torch.cat([torch.stack(told).double(), counts.to(told[0].device)])
-    loss, top1, num_damaged, num_stopped = distributed.total(said).tolist()
-    # fp16's gradients may overflow: their scaler then skips the step and scales less.
-    is_scaled = state.scaler.is_enabled()
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = 0.0 if is_scaled else torch.nn.utils.get_total_norm(gradients).item()
+    sums, norm = update.agree(state, said)
+    loss, top1, num_damaged, num_stopped = sums.tolist()
     num_ranks = distributed.world_size()
     return Agreement(loss / num_ranks, top1 / num_ranks, norm, int(num_damaged), int(num_stopped))
 
@@ -120,11 +118,3 @@ def require_finite(agreement: Agreement, batch: Batch, position: Position, outpu
         f"{position.step} (lr {position.lr:.3g}); no update was made with them. The images of the "
         f"batch are listed in {path}; the last checkpoint is good. Try a smaller lr: --set lr=..."
     )
-
-
-def step(state: State, lr: float) -> None:
-    """Take the step at the learning rate ``lr``."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    state.scaler.step(state.optimizer)
-    state.scaler.update()

@@ -17,6 +17,7 @@ FLOORS = [
     {"linear", "knn", "lowshot", "detect", "segment", "convert"},
     {"engines"},
     {"features"},
+    {"training"},
     {"encoders"},
     {"data"},
     {"tables", "report", "trials", "typeset", "published"},

@@ -33,8 +33,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from moco_eval.optim import build_optimizer, parameters_of
+from moco_eval.training.update import PRECISIONS
 from pretrain.moco import MoCo, follow, unit
-from pretrain.update import PRECISIONS
 
 # Returns the loss and the queue.
 Step = Callable[[], tuple[Tensor, Tensor]]

@@ -20,9 +20,9 @@ from moco_eval.data.decoding import DAMAGES, DamagedImageError
 from moco_eval.data.sampler import EpochBatches
 from moco_eval.data.splits import ImageData, Split
 from moco_eval.errors import DataError
+from moco_eval.training.signals import StopRequest
 from pretrain.batches import Batch, Batches, DamagedImages, Views
 from pretrain.recipes import RECIPES
-from pretrain.signals import StopRequest
 from pretrain.train import Options, train
 from pretrain.views import augmentation
 

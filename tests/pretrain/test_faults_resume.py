@@ -17,12 +17,13 @@ from moco_eval import distributed
 from moco_eval.data.catalog import open_images, open_pretraining
 from moco_eval.data.splits import TrainingImages, TrainingSplit
 from moco_eval.errors import CheckpointError, DataError, DivergedError, PreemptedError, UsageError
+from moco_eval.training.checkpoint import State
+from moco_eval.training.signals import StopRequest
+from moco_eval.training.update import step as take_step
 from pretrain import methods, update
 from pretrain.batches import Batch
-from pretrain.checkpoint import State
 from pretrain.methods import Position
 from pretrain.recipes import RECIPES
-from pretrain.signals import StopRequest
 from pretrain.train import Options, train
 
 pytestmark = pytest.mark.faults
@@ -230,7 +231,7 @@ def one_update(output):
     agreed = update.agree(state, told, batch, is_stopped=False)
     try:
         update.require_finite(agreed, batch, position, output)
-        update.step(state, position.lr)
+        take_step(state, position.lr)
         error = ""
     except DivergedError as caught:
         error = str(caught)

@@ -10,17 +10,15 @@ import shutil
 import signal
 import tempfile
 import time
-from dataclasses import replace
 
 import pytest
 import torch
 
+from moco_eval.encoders.networks import build_network
 from moco_eval.errors import CheckpointError, OutputError, UsageError
-from pretrain import methods
-from pretrain.checkpoint import Checkpoints, State
-from pretrain.recipes import RECIPES
+from moco_eval.training.checkpoint import Checkpoints, State
 
-TINY = replace(RECIPES["mocov2-digits"], batch_total=16, queue_size=32, dim=8, image_size=16)
+ARCH = "resnet10_small"
 RUN = {"recipe": "tiny", "config": {"lr": 0.24}, "data": "digits", "seed": 0}
 SEED = 20
 NUM_KILLS = 20
@@ -28,13 +26,17 @@ NUM_KILLS = 20
 
 def fresh_state(*, lr: float = 0.1) -> State:
     """A few MB, with momentum in the optimizer."""
-    model = methods.build(TINY, num_images=40, num_classes=10, seed=0)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # A second network that is not trained, as key encoders are not.
+        model = torch.nn.ModuleList([build_network(ARCH), build_network(ARCH)])
+    trained = list(model[0].parameters())
     optimizer = torch.optim.SGD(trained, lr=lr, momentum=0.9)
     for parameter in trained:
         parameter.grad = torch.full_like(parameter, 0.01)
     optimizer.step()
-    return State(model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return State(model, optimizer, scaler, prefix="module.")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def state() -> State:
 
 @pytest.fixture
 def checkpoints(tmp_path) -> Checkpoints:
-    return Checkpoints(tmp_path / "run", arch=TINY.arch, run=RUN)
+    return Checkpoints(tmp_path / "run", arch=ARCH, run=RUN)
 
 
 def file_of(checkpoints, step):
@@ -121,7 +123,7 @@ def test_equal_states_are_equal_bytes_and_two_are_kept(checkpoints, state):
     # What was read has other string objects, which pickle would write out once more.
     restored, run = fresh_state(), json.loads(json.dumps(RUN))
     resumed(checkpoints, restored)
-    other = Checkpoints(checkpoints.folder.parent / "other", arch=TINY.arch, run=run)
+    other = Checkpoints(checkpoints.folder.parent / "other", arch=ARCH, run=run)
     assert other.save(restored, step=3, epoch=0).read_bytes() == written
     for step in (6, 9, 12):
         checkpoints.save(state, step=step, epoch=0)

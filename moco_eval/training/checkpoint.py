@@ -1,8 +1,7 @@
-"""Checkpoints in upstream's layout, from which the same command also resumes.
+"""Checkpoints from which the same command resumes as if it had never stopped.
 
 A checkpoint is a folder ``checkpoints/step-00004400/`` with two files. ``checkpoint.pth.tar`` holds
-``{epoch, arch, state_dict, optimizer}`` with ``module.encoder_q.*``, ``module.encoder_k.*``,
-``module.queue`` and ``module.queue_ptr``: what facebookresearch/moco's scripts write and read; the
+``{epoch, arch, state_dict, optimizer}``: what facebookresearch/moco's scripts write and read; the
 key ``moco_eval`` says how it was made. ``manifest.json`` holds its size and sha256. The folder is
 written beside its place and renamed, so that one without a manifest does not exist. As every random
 draw is keyed by its place in training, no generator's state needs to be saved.
@@ -18,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Generic, TypeVar, cast
 
 import torch
 from torch import nn
@@ -27,8 +26,6 @@ from moco_eval import __version__, distributed
 from moco_eval.encoders.reading.reader import RECORD, read
 from moco_eval.errors import CheckpointError, DataError, RankError, UsageError
 from moco_eval.files import atomic_file, atomic_folder, sha256_of, sync_folder, write_text
-from pretrain.methods import Method
-from pretrain.supervised import Supervised
 
 NAME = "checkpoint.pth.tar"
 MANIFEST = "manifest.json"
@@ -39,20 +36,31 @@ NUM_KEPT = 2
 # A new checkpoint beside an old one, and some room for metrics and pictures.
 SPACE_NEEDED = 2.2
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @dataclass
-class State:
+class State(Generic[Model]):
     """Everything that training changes.
 
     Attributes:
-        model: The method, whose encoders and queue are saved.
+        model: What is trained, and what follows it.
         optimizer: With its momentum.
         scaler: Of fp16's gradients; without a state in other precisions.
+        part: The name of the submodule whose tensors are saved; empty for the whole model.
+        prefix: Before each tensor's name in the file, such as ``module.``.
     """
 
-    model: Method
+    model: Model
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    part: str = ""
+    prefix: str = ""
+
+    @property
+    def saved(self) -> nn.Module:
+        """The module whose tensors a checkpoint holds."""
+        return self.model.get_submodule(self.part)
 
 
 class Checkpoints:
@@ -62,26 +70,31 @@ class Checkpoints:
         output: The run's folder.
         arch: What the encoder is called in the files.
         run: What the run is: recipe, data, seed. Another run's checkpoints are refused.
+        option: With which option of the command line the user names the folder.
     """
 
-    def __init__(self, output: Path, *, arch: str, run: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: Path, *, arch: str, run: Mapping[str, Any], option: str = "--output"
+    ) -> None:
         self.final = output / NAME
         self.folder = output / FOLDER
         self.arch = arch
         self.run = dict(run)
+        self.option = option
 
-    def save(self, state: State, *, step: int, epoch: int) -> Path:
+    def save(self, state: State[Any], *, step: int, epoch: int) -> Path:
         """Write the state after ``step`` steps, in one piece, and return the file's path.
 
         Raises:
             OutputError: If it cannot be written; older checkpoints stay as they are.
         """
-        module, prefix = _saved_module(state.model)
         content = {
             "epoch": epoch,
             "step": step,
             "arch": self.arch,
-            "state_dict": {f"{prefix}{name}": t for name, t in module.state_dict().items()},
+            "state_dict": {
+                f"{state.prefix}{name}": t for name, t in state.saved.state_dict().items()
+            },
             "optimizer": state.optimizer.state_dict(),
             "scaler": state.scaler.state_dict(),
             RECORD: self.run,
@@ -107,7 +120,7 @@ class Checkpoints:
         self._drop_old()
         return path / NAME
 
-    def resume(self, state: State, *, allow_world_size_change: bool) -> int:
+    def resume(self, state: State[Any], *, allow_world_size_change: bool) -> int:
         """Restore the newest good checkpoint and return its step; 0 where there is none.
 
         Rank 0 chooses and the others follow. One whose bytes are not those that were written is put
@@ -123,7 +136,7 @@ class Checkpoints:
         if step < 0:
             raise CheckpointError(
                 f"{self.folder} holds no checkpoint that is as it was written, see above. Choose "
-                "another --output, or remove that folder to begin again."
+                f"another {self.option}, or remove that folder to begin again."
             )
         if step == 0:
             return 0
@@ -132,11 +145,10 @@ class Checkpoints:
             raise RankError(f"Rank {distributed.rank()} does not see {path}, which rank 0 reads.")
         self._refuse_other_world_size(path, allow_world_size_change)
         root = read(path / NAME).root
-        refuse_other_run(path, saved=root.get(RECORD, {}), asked=self.run)
-        module, prefix = _saved_module(state.model)
-        tensors = {name.removeprefix(prefix): t for name, t in root["state_dict"].items()}
+        refuse_other_run(path, saved=root.get(RECORD, {}), asked=self.run, option=self.option)
+        tensors = {name.removeprefix(state.prefix): t for name, t in root["state_dict"].items()}
         try:
-            module.load_state_dict(tensors, strict=True)
+            state.saved.load_state_dict(tensors, strict=True)
             state.optimizer.load_state_dict(root["optimizer"])
             state.scaler.load_state_dict(root["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -153,7 +165,7 @@ class Checkpoints:
         with atomic_file(self.final) as file, newest.open("rb") as content:
             shutil.copyfileobj(content, file)
 
-    def require_space(self, state: State) -> None:
+    def require_space(self, state: State[Any]) -> None:
         """Refuse to begin a run whose checkpoints do not fit on the disk.
 
         Raises:
@@ -165,7 +177,7 @@ class Checkpoints:
         if free < needed:
             raise UsageError(
                 f"{self.folder} has {free / 2**20:,.0f} MiB free, and the checkpoints of this run "
-                f"need {needed / 2**20:,.0f} MiB. Choose another --output."
+                f"need {needed / 2**20:,.0f} MiB. Choose another {self.option}."
             )
 
     def _tidy_newest(self) -> int:
@@ -212,7 +224,9 @@ class Checkpoints:
             )
 
 
-def refuse_other_run(path: Path, *, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def refuse_other_run(
+    path: Path, *, saved: Mapping[str, Any], asked: Mapping[str, Any], option: str = "--output"
+) -> None:
     """Refuse to continue a run under other settings than it began with.
 
     Raises:
@@ -227,7 +241,7 @@ def refuse_other_run(path: Path, *, saved: Mapping[str, Any], asked: Mapping[str
     error = DataError if differing == ["data"] else UsageError
     raise error(
         f"{path} belongs to another run: {told}. "
-        "Choose another --output, or repeat the settings it began with."
+        f"Choose another {option}, or repeat the settings it began with."
     )
 
 
@@ -281,18 +295,13 @@ def _canonical(value: Any) -> Any:
     return sys.intern(str(value)) if isinstance(value, str) else value
 
 
-def _saved_module(model: Method) -> tuple[nn.Module, str]:
-    # Upstream saves what DistributedDataParallel wraps, hence its prefix.
-    return (model.encoder, "") if isinstance(model, Supervised) else (model, "module.")
-
-
 def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _num_bytes(state: State) -> int:
+def _num_bytes(state: State[Any]) -> int:
     """What a checkpoint will take: the model, and what the optimizer keeps of each gradient."""
-    module, _ = _saved_module(state.model)
+    module = state.saved
     held = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     copies = 2 if isinstance(state.optimizer, torch.optim.AdamW) else 1

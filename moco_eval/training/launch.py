@@ -1,6 +1,6 @@
 """Several processes on one machine, watched: the first that fails ends all, and is named.
 
-On several machines torchrun starts the processes, or SLURM does: see ``pretrain.slurm``.
+On several machines torchrun starts the processes, or SLURM does.
 """
 
 from __future__ import annotations
@@ -15,17 +15,23 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from moco_eval.errors import PreemptedError, RankError
-from pretrain.signals import STOP_SIGNALS, die_with_parent
+from moco_eval.training.signals import STOP_SIGNALS, die_with_parent
 
 # How long the others may take to notice that a rank is gone, and to say what they know of it.
 GRACE_S = 10.0
 POLL_S = 0.05
 
 
-def launch(arguments: Sequence[str], num_processes: int) -> int:
-    """Run ``moco-pretrain`` with ``arguments`` as ``num_processes`` ranks of this machine.
+def launch(module: str, arguments: Sequence[str], num_processes: int, *, program: str) -> int:
+    """Run ``python -m module`` with ``arguments`` as ``num_processes`` ranks of this machine.
 
     Stop signals are passed on. No rank outlives this process.
+
+    Args:
+        module: What each rank runs, such as ``pretrain.cli``.
+        arguments: Of its command line.
+        num_processes: How many.
+        program: What people call it.
 
     Returns:
         0 if all ended well, 75 if they were asked to stop, otherwise the code of the first that
@@ -39,7 +45,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
     }
-    command = [sys.executable, "-m", "pretrain.cli", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     processes: list[subprocess.Popen[bytes]] = []
     passed_on = []
 
@@ -68,7 +74,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> int:
     if code == PreemptedError.exit_code or code in passed_on:
         return PreemptedError.exit_code
     how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-    print(f"moco-pretrain: rank {rank} ended with {how}; all ranks were stopped.", file=sys.stderr)
+    print(f"{program}: rank {rank} ended with {how}; all ranks were stopped.", file=sys.stderr)
     return code if code > 0 else RankError.exit_code
 
 

@@ -1,4 +1,4 @@
-"""Starting ranks, watching them, and what SLURM is given; a shell script stands for the ranks."""
+"""Starting ranks and watching them; a shell script stands for the ranks."""
 
 import os
 import shlex
@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain import slurm
-from pretrain.heartbeat import Heartbeat, silent_ranks
-from pretrain.launch import launch
+from moco_eval.training.heartbeat import Heartbeat, silent_ranks
+from moco_eval.training.launch import launch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTHON = sys.executable
 
 
@@ -51,10 +50,10 @@ def test_ranks_that_end_well_end_the_run_well(stand_in, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     stand_in('echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $OMP_NUM_THREADS $*" > rank-$RANK')
-    assert launch(["--seed", "7"], 3) == 0
+    assert launch("a.module", ["--seed", "7"], 3, program="ours") == 0
     # Twelve cores for three ranks are four threads for each.
     assert [(tmp_path / f"rank-{rank}").read_text().split() for rank in range(3)] == [
-        [f"{rank}", f"{rank}", "3", "127.0.0.1", "4", "-m", "pretrain.cli", "--seed", "7"]
+        [f"{rank}", f"{rank}", "3", "127.0.0.1", "4", "-m", "a.module", "--seed", "7"]
         for rank in range(3)
     ]
 
@@ -62,7 +61,7 @@ def test_ranks_that_end_well_end_the_run_well(stand_in, tmp_path, monkeypatch):
 def test_a_number_of_threads_that_is_asked_for_is_kept(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     stand_in("echo $OMP_NUM_THREADS > threads-$RANK")
-    assert launch([], 1) == 0
+    assert launch("a.module", [], 1, program="ours") == 0
     assert (tmp_path / "threads-0").read_text() == "5\n"
 
 
@@ -79,29 +78,35 @@ def test_a_number_of_threads_that_is_asked_for_is_kept(stand_in, tmp_path, monke
 )
 def test_the_rank_that_is_the_cause_gives_the_exit_code(stand_in, capfd, script, code, told):
     stand_in(script)
-    assert launch([], 2) == code
-    assert told in capfd.readouterr().err
+    assert launch("a.module", [], 2, program="ours") == code
+    said = capfd.readouterr().err
+    assert said.startswith("ours: rank ")
+    assert told in said
 
 
 def test_asked_to_stop_is_no_failure(stand_in, capfd):
     stand_in("exit 75")
-    assert launch([], 2) == 75
+    assert launch("a.module", [], 2, program="ours") == 75
     assert capfd.readouterr().err == ""
 
 
 def test_ranks_that_outlive_a_failed_one_are_killed(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.launch.GRACE_S", 0.3)
+    monkeypatch.setattr("moco_eval.training.launch.GRACE_S", 0.3)
     stand_in("[ $RANK = 0 ] && exit 70; echo $$ > pid; trap '' TERM; exec sleep 60")
     begun_s = time.monotonic()
-    assert launch([], 2) == 70
+    assert launch("a.module", [], 2, program="ours") == 70
     assert 0.3 <= time.monotonic() - begun_s < 5
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
 def launcher(executable):
-    code = f"import sys; sys.executable = {str(executable)!r}\nfrom pretrain.launch import launch\n"
+    code = f"""if True:
+        import sys
+        from moco_eval.training.launch import launch
+        sys.executable = {str(executable)!r}
+        sys.exit(launch("a.module", [], 2, program="ours"))"""
     return subprocess.Popen(
-        [PYTHON, "-c", f"{code}sys.exit(launch([], 2))"],
+        [PYTHON, "-c", code],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
@@ -171,60 +176,3 @@ def test_a_beat_tells_each_new_kind_of_work_at_once_and_of_steps_one_a_second(tm
     heart.last_s -= 1
     heart.beat("step 4")
     assert (tmp_path / ".ranks" / "rank-0").read_text() == f"{os.getpid()} step 4"
-
-
-def batch_file(*own, run=("--recipe", "mocov3-vit-small", "--output", "runs/it's mine")):
-    asked = slurm.parser().parse_args([*own])
-    return slurm.batch_file(asked, run, name="pretrain-mocov3-vit-small")
-
-
-def test_a_batch_file_asks_for_what_the_options_say():
-    text = batch_file("--nodes", "2", "--gpus", "4", "--partition", "long", "--time", "8:00:00")
-    for line in (
-        "#SBATCH --nodes=2",
-        "#SBATCH --ntasks-per-node=4",
-        "#SBATCH --gpus-per-node=4",
-        "#SBATCH --partition=long",
-        "#SBATCH --time=8:00:00",
-        "#SBATCH --signal=USR1@300",
-        "#SBATCH --requeue",
-    ):
-        assert f"\n{line}\n" in text
-    assert "partition" not in batch_file()
-
-
-def test_a_batch_file_runs_quotes_and_queues_again_after_75_alone(tmp_path):
-    # Stand-ins for SLURM's commands: srun runs its task once, as rank 1 of 8.
-    for name, script in {
-        "scontrol": 'echo "$@" >> told; [ $1 = show ] && echo node-a',
-        "srun": 'SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NTASKS=8 "$@"',
-        "moco-pretrain": 'printf "%s\\n" $RANK/$WORLD_SIZE $MASTER_ADDR "$@" > ran; exit $CODE',
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "job").write_text(batch_file())
-    checked = subprocess.run(["bash", "-n", "job"], cwd=tmp_path, capture_output=True, check=False)
-    assert (checked.returncode, checked.stderr) == (0, b"")
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
-    environment["SLURM_JOB_NODELIST"] = "node-[a-b]"
-    for code, requeued in ((0, []), (70, []), (75, ["requeue 42"])):
-        (tmp_path / "told").unlink(missing_ok=True)
-        done = subprocess.run(
-            ["bash", "job"], cwd=tmp_path, env=environment | {"CODE": str(code)}, check=False
-        )
-        assert done.returncode == code
-        told = (tmp_path / "told").read_text().splitlines()
-        assert [line for line in told if line.startswith("requeue")] == requeued
-    expected = ["1/8", "node-a", "--recipe", "mocov3-vit-small", "--output", "runs/it's mine"]
-    assert (tmp_path / "ran").read_text().splitlines() == expected
-
-
-def test_a_batch_file_for_an_unknown_recipe_is_refused():
-    command = [sys.executable, "-m", "pretrain.cli", "slurm", "--recipe", "nosuch"]
-    command += ["--data", "digits", "--output", "out"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert "There is no recipe 'nosuch'" in done.stderr
-    assert done.stdout == ""

@@ -1,0 +1,1 @@
+"""What every training shares: exact resumption, ranks, loaders, mixed precision, being stopped."""

@@ -16,7 +16,7 @@ FLOORS = [
     {"suite"},
     {"linear", "knn", "lowshot", "detect", "segment", "convert"},
     {"engines"},
-    {"features"},
+    {"features", "extraction"},
     {"training"},
     {"encoders"},
     {"data"},

@@ -83,6 +83,37 @@ def to_input(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
+def to_training_input(
+    spec: InputSpec,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    flip: bool = True,
+    distort: Callable[[Image.Image], Image.Image] | None = None,
+) -> Callable[[Image.Image, int], Tensor]:
+    """The field's training transform: a random crop, resized and perhaps mirrored, normalised.
+
+    Args:
+        spec: How the encoder wants to be fed.
+        scale: Share of the image's area that the crop keeps, from and to.
+        flip: Whether every second crop is mirrored; digits and letters are not to be.
+        distort: What happens to the crop before it becomes a tensor, such as RandAugment.
+
+    Returns:
+        A function from an image of any mode and size, and the key that alone decides the draw, to
+        a float tensor ``(3, size, size)``.
+    """
+    crop = v2.RandomResizedCrop(spec.size, scale, interpolation=_interpolation(spec))
+    mirror = v2.RandomHorizontalFlip(0.5 if flip else 0.0)
+
+    def transform(image: Image.Image, key: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key)
+            cropped = mirror(crop(image.convert("RGB")))
+        return normalize(F.pil_to_tensor(distort(cropped) if distort else cropped), spec)
+
+    return transform
+
+
 def normalize(pixels: Tensor, spec: InputSpec) -> Tensor:
     """Turn RGB pixels ``(..., 3, H, W)``, uint8 or float on 0-1, into the encoder's input.
 

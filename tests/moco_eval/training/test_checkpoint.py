@@ -30,6 +30,7 @@ def fresh_state(*, lr: float = 0.1) -> State:
         torch.manual_seed(0)
         # A second network that is not trained, as key encoders are not.
         model = torch.nn.ModuleList([build_network(ARCH), build_network(ARCH)])
+    model[1].requires_grad_(False)
     trained = list(model[0].parameters())
     optimizer = torch.optim.SGD(trained, lr=lr, momentum=0.9)
     for parameter in trained:

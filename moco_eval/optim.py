@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moco_eval.errors import unknown
 
-NAMES = ("sgd", "lars", "adamw")
+NAMES = ("sgd", "nesterov", "lars", "adamw")
 
 
 def parameters_of(model: nn.Module) -> list[nn.Parameter]:
@@ -19,22 +20,27 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
 
 def build_optimizer(
     name: str,
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     *,
     lr: float,
     weight_decay: float,
     sgd_momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
-    """An optimizer by its name in a recipe: ``sgd``, ``lars`` or ``adamw``.
+    """An optimizer by its name in a recipe: ``sgd``, ``nesterov``, ``lars`` or ``adamw``.
 
-    Weight decay holds for all parameters, BatchNorm's and biases included, as in MoCo's recipes;
-    ``lars`` alone spares those. ``adamw`` has torch's betas and no use for ``sgd_momentum``.
+    ``parameters`` may be groups with settings of their own. Weight decay holds for all of them,
+    BatchNorm's and biases included, as in MoCo's recipes; ``lars`` alone spares those. ``adamw``
+    has torch's betas and no use for ``sgd_momentum``.
 
     Raises:
         UsageError: If nobody knows the name.
     """
     if name == "sgd":
         return torch.optim.SGD(parameters, lr, momentum=sgd_momentum, weight_decay=weight_decay)
+    if name == "nesterov":
+        return torch.optim.SGD(
+            parameters, lr, momentum=sgd_momentum, weight_decay=weight_decay, nesterov=True
+        )
     if name == "lars":
         return LARS(parameters, lr, weight_decay=weight_decay, sgd_momentum=sgd_momentum)
     if name == "adamw":
@@ -62,7 +68,7 @@ class LARS(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         *,
         weight_decay: float = 0.0,

@@ -1,0 +1,372 @@
+"""Fine-tuning: the whole network is trained, with a new linear classifier on top.
+
+Protocol ``finetune@1``: every pair of a learning rate and a weight decay of the recipe is trained
+on a part of the training set and judged on the rest; the best one is trained again on all of it,
+from the encoder's own weights, and its last state is judged on the test set, once. With one pair
+nothing is chosen. BatchNorm trains, over the batches of all processes. Nothing is chosen on the
+test set.
+
+A run that is asked to stop continues from its checkpoints, below ``finetune/`` in its work folder,
+as if it had never stopped; a pair that is done is not trained again. When the run is done they go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from moco_eval import accuracy, distributed, recipes
+from moco_eval.data.selection import selection_slice, told
+from moco_eval.data.splits import ImageData, Split
+from moco_eval.encoders.encoder import Encoder
+from moco_eval.errors import DivergedError
+from moco_eval.files import atomic_file
+from moco_eval.records import Outcome
+from moco_eval.resources import PLAIN, Resources
+from moco_eval.training.classifier import Classifier, device_of
+from moco_eval.training.crops import TrainingCrops
+from moco_eval.training.loop import ADVICE, Job, fit, predict
+from moco_eval.training.recipe import Plan, Recipe
+
+__all__ = ["DEFAULT_RECIPE", "PUBLISHED", "RECIPES", "VERSION", "Recipe", "evaluate"]
+
+VERSION = 1
+FOLDER = "finetune"
+LOGITS = "logits.safetensors"
+
+# facebookresearch/deit's defaults, with which MoCo v3 fine-tunes, at a batch of 1,024: its rates
+# are for 512. Unlike upstream: the rate changes in every step, not in every epoch.
+_DEIT = Recipe(
+    lr=(1e-3,),
+    weight_decay=(0.05,),
+    batch_total=1024,
+    epochs=150,
+    optimizer="adamw",
+    decay_vectors=False,
+    warmup_epochs=5,
+    lr_min=1e-5,
+    drop_path=0.1,
+    label_smoothing=0.1,
+    mixup=0.8,
+    cutmix=1.0,
+    randaugment="rand-m9-mstd0.5-inc1",
+    random_erasing=0.25,
+    repeats=3,
+    precision="bf16",
+)
+# facebookresearch/moco-v3, transfer/README.md: 3e-4 for 512 images, and no repeated augmentation.
+_MOCOV3 = replace(
+    _DEIT,
+    lr=(6e-4,),
+    weight_decay=(0.1,),
+    epochs=100,
+    warmup_epochs=3,
+    random_erasing=0.0,
+    repeats=1,
+)
+
+RECIPES = {
+    # MoCo v1, arXiv:1911.05722, A.7, which names the learning rate; the rest as its A.6.
+    # Published: ResNet-50 on ImageNet, 77.0.
+    "mocov1-imagenet": Recipe(
+        lr=(0.03,),
+        weight_decay=(1e-4,),
+        batch_total=256,
+        epochs=100,
+        schedule="drops",
+        lr_drops=(0.7, 0.9),
+    ),
+    # MoCo v1, arXiv:1911.05722, A.6. Published: ResNet-50 on iNaturalist 2018, 65.6.
+    "mocov1-inat18": Recipe(
+        lr=(0.025,),
+        weight_decay=(1e-4,),
+        batch_total=256,
+        epochs=100,
+        schedule="drops",
+        lr_drops=(0.7, 0.9),
+    ),
+    # Kornblith et al., arXiv:1805.08974, A.5, as SimCLR, arXiv:2002.05709, B.8.2, and BYOL have it:
+    # the decay, if any, is divided by the learning rate. Published: BYOL ResNet-50, CIFAR-10 97.8.
+    "kornblith": Recipe(
+        lr=tuple(10 ** (-4 + step / 2) for step in range(7)),
+        weight_decay=(0.0, *(10 ** (-6 + step / 2) for step in range(7))),
+        batch_total=256,
+        num_steps=20_000,
+        optimizer="nesterov",
+        decay_over_lr=True,
+        batch_norm_window=10,
+    ),
+    # MoCo v3, arXiv:2104.02057, Table 1. Published: ViT-B/16 on ImageNet, 83.2.
+    "deit-vit": _DEIT,
+    # MoCo v3, Table 6. Published: ViT-B/16, CIFAR-10 98.9, CIFAR-100 90.5, Flowers 97.7, Pets 93.2.
+    "mocov3-transfer": _MOCOV3,
+    "mocov3-cifar100": replace(_MOCOV3, mixup=0.5),
+    "mocov3-flowers": replace(
+        _MOCOV3, weight_decay=(0.3,), mixup=0.0, cutmix=0.0, random_erasing=0.25
+    ),
+    "mocov3-pets": replace(_MOCOV3, drop_path=0.0, cutmix=0.0),
+    # This project's own for the embedded digits. Its numbers are in results/.
+    "digits": Recipe(
+        lr=(0.05,),
+        weight_decay=(5e-4,),
+        batch_total=64,
+        epochs=8,
+        optimizer="nesterov",
+        warmup_epochs=1,
+        crop_scale=(0.6, 1.0),
+        flip=False,
+    ),
+    # The same with four learning rates, the best one chosen.
+    "digits-sweep": Recipe(
+        lr=(0.003, 0.01, 0.03, 0.1),
+        weight_decay=(5e-4,),
+        batch_total=64,
+        epochs=8,
+        optimizer="nesterov",
+        warmup_epochs=1,
+        crop_scale=(0.6, 1.0),
+        flip=False,
+    ),
+}
+_OWN = "No published number; this project's own are in results/."
+_TRANSFER = "MoCo v3, ViT-B/16 fine-tuned on"
+_SOURCE = "(facebookresearch/moco-v3, transfer/README.md; arXiv:2104.02057, Table 6)"
+PUBLISHED = {
+    "mocov1-imagenet": "MoCo v1, 200 epochs, ResNet-50 fine-tuned on ImageNet: top-1 77.0, from "
+    "random weights 76.5 (arXiv:1911.05722, A.7)",
+    "mocov1-inat18": "MoCo v1, 200 epochs, ResNet-50 fine-tuned on iNaturalist 2018: top-1 65.6, "
+    "supervised 66.1, from random weights 61.8 (arXiv:1911.05722, A.6)",
+    "kornblith": "SimCLR, 1,000 epochs, ResNet-50 fine-tuned: CIFAR-10 97.7, CIFAR-100 85.9, "
+    "Food-101 88.2; BYOL 97.8, 86.1, 88.5 (arXiv:2006.07733, Table 3)",
+    "deit-vit": "MoCo v3, 300 epochs, ViT-B/16 fine-tuned on ImageNet for 150 epochs: top-1 83.2, "
+    "supervised DeiT 81.8 (arXiv:2104.02057, Table 1)",
+    "mocov3-transfer": f"{_TRANSFER} CIFAR-10: top-1 98.9 {_SOURCE}",
+    "mocov3-cifar100": f"{_TRANSFER} CIFAR-100: top-1 90.5 {_SOURCE}",
+    "mocov3-flowers": f"{_TRANSFER} Oxford Flowers-102: top-1 97.7 {_SOURCE}",
+    "mocov3-pets": f"{_TRANSFER} Oxford-IIIT Pets: top-1 93.2 {_SOURCE}",
+    "digits": _OWN,
+    "digits-sweep": _OWN,
+}
+DEFAULT_RECIPE = "digits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """What all trainings of a run share."""
+
+    encoder: Encoder
+    data: ImageData
+    seed: int
+    folder: Path
+    resources: Resources
+
+
+def evaluate(
+    encoder: Encoder,
+    recipe: Recipe,
+    data: ImageData,
+    *,
+    seed: int,
+    work_dir: Path,
+    resources: Resources = PLAIN,
+) -> Outcome:
+    """Fine-tune a copy of the encoder with each pair, then with the best one, and judge that.
+
+    In a run of several processes each makes this call, and has the outcome.
+
+    Raises:
+        UsageError: If the recipe does not fit the network or the number of processes.
+        DivergedError: If no pair ends with numbers that are finite.
+        PreemptedError: If the process was asked to stop; the same call continues.
+    """
+    setting = _Setting(
+        encoder=encoder, data=data, seed=seed, folder=work_dir / FOLDER, resources=resources
+    )
+    # Pairs are compared on a slice of the training set, or on its published validation images.
+    rows: list[dict[str, float]] = []
+    if not recipe.is_single:
+        recipe, rows = _choose(setting, recipe)
+
+    # The pair that counts is trained on every training image, and its last state is judged.
+    everything = torch.arange(len(data.train))
+    logits = _logits(setting, recipe, everything, data.test, "all training images")
+    labels = torch.tensor(data.test.labels)
+    metrics = accuracy.metrics(logits, labels)
+    plan = Plan(recipe, len(data.train))
+    details: dict[str, Any] = {
+        "lr": recipe.lr[0],
+        "weight_decay": plan.weight_decay,
+        "num_steps": plan.num_steps,
+        "num_epochs": plan.num_steps / plan.steps_per_epoch,
+        "judged": "the last step's weights",
+    }
+    if rows:
+        details["selection"] = {
+            "what": "lr and weight_decay",
+            "chosen": [recipe.lr[0], recipe.weight_decay[0]],
+            "on": told(data, recipe.holdout),
+            "by": data.metric,
+            "by_pair": rows,
+        }
+    forget(encoder, work_dir)
+    return Outcome(
+        metrics={data.metric: metrics.pop(data.metric)} | metrics,
+        num_test=len(logits),
+        details=details,
+        drawn={"logits": logits, "labels": labels, "sensitivity": rows},
+    )
+
+
+def fit_and_score(  # noqa: PLR0913 - as evaluate, on some of the images
+    encoder: Encoder,
+    recipe: Recipe,
+    data: ImageData,
+    indices: Tensor,
+    *,
+    seed: int,
+    work_dir: Path,
+    resources: Resources = PLAIN,
+) -> Tensor:
+    """Fine-tune a copy of the encoder on some training images, and return the test set's logits.
+
+    What a run leaves in ``work_dir`` for its next part, ``forget`` removes.
+
+    Args:
+        encoder: Stays as it is.
+        recipe: With one pair of a learning rate and a weight decay.
+        data: Its classes and its test set are those of the logits.
+        indices: Of the training images ``(N,)`` to train on.
+        seed: Decides the classifier's first weights and every draw.
+        work_dir: Where the checkpoints lie while it trains.
+        resources: What it may use of the machine.
+
+    Returns:
+        ``(M, C)``, on the CPU, on every rank.
+
+    Raises:
+        UsageError: If the recipe does not fit the network or the number of processes.
+        DivergedError: If loss, gradient or logits are not finite.
+        PreemptedError: If the process was asked to stop; the same call continues.
+    """
+    setting = _Setting(
+        encoder=encoder, data=data, seed=seed, folder=work_dir / FOLDER, resources=resources
+    )
+    return _logits(setting, recipe, indices, data.test, f"{len(indices)} training images")
+
+
+def forget(encoder: Encoder, work_dir: Path) -> None:
+    """Remove what a run that is done no longer needs: checkpoints, and logits of single pairs."""
+    # Not before every rank has read what it needs.
+    distributed.total(torch.zeros(1, device=device_of(encoder)))
+    if distributed.rank() == 0:
+        shutil.rmtree(work_dir / FOLDER, ignore_errors=True)
+
+
+def _choose(setting: _Setting, recipe: Recipe) -> tuple[Recipe, list[dict[str, float]]]:
+    """The recipe with its best pair, and the score of each; ties go to the surer predictions."""
+    data = setting.data
+    kept, held = selection_slice(data, share=recipe.holdout, seed=setting.seed)
+    judges = _taken(data.train, held)
+    labels = torch.tensor(judges.labels)
+    rows, scored = [], []
+    pairs = list(recipe.pairs())
+    for number, pair in enumerate(pairs, 1):
+        row = {"lr": pair.lr[0], "weight_decay": pair.weight_decay[0]}
+        try:
+            logits = _logits(setting, pair, kept, judges, f"pair {number} of {len(pairs)}")
+        except DivergedError as error:
+            print(f"lr {row['lr']:g}, weight decay {row['weight_decay']:g}: {error}", flush=True)
+            rows.append(row | {data.metric: 0.0})
+            continue
+        score = accuracy.metrics(logits, labels)[data.metric]
+        rows.append(row | {data.metric: score})
+        scored.append(((score, -F.cross_entropy(logits, labels).item()), pair))
+    if not scored:
+        raise DivergedError(f"None of {len(pairs)} pairs ended with finite numbers. {ADVICE}")
+    return max(scored, key=lambda each: each[0])[1], rows
+
+
+def _logits(setting: _Setting, recipe: Recipe, indices: Tensor, judges: Split, what: str) -> Tensor:
+    """Train on ``indices`` and return the logits of ``judges``; read them where that is done."""
+    run = _run(setting, recipe, indices, judges)
+    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+    name = f"lr{recipe.lr[0]:.3g}-wd{recipe.weight_decay[0]:.3g}-{digest[:12]}"
+    folder = setting.folder / name
+    path = folder / LOGITS
+    model = Classifier(setting.encoder, len(setting.data.classes), seed=setting.seed)
+    is_done = torch.tensor([int(path.exists())], device=model.device)
+    if int(distributed.broadcast(is_done)):
+        return load_file(path)["logits"]
+
+    chosen = _taken(setting.data.train, indices)
+    encoder, workers = setting.encoder, setting.resources.num_workers
+    crops = TrainingCrops(chosen.images, chosen.labels, encoder.input, recipe, seed=setting.seed)
+    job = Job(
+        name=f"fine-tuning on {what}, lr {recipe.lr[0]:.3g}",
+        folder=folder,
+        arch=encoder.arch,
+        run=run,
+        seed=setting.seed,
+        num_workers=workers,
+    )
+    fit(model, Plan(recipe, len(chosen)), crops, job)
+    logits = predict(
+        model, judges.images, encoder.input, precision=recipe.precision, num_workers=workers
+    )
+    if distributed.rank() == 0:
+        with atomic_file(path) as file:
+            file.write(save({"logits": logits}))
+        # The logits are all that is asked of this pair; a ViT-B's checkpoints take 2 GB.
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return logits
+
+
+def _run(setting: _Setting, recipe: Recipe, indices: Tensor, judges: Split) -> dict[str, Any]:
+    """All that decides the logits: what is left by another run is not taken for this one's."""
+    train = setting.data.train
+    return {
+        "protocol": f"finetune@{VERSION}",
+        "encoder": setting.encoder.tensor_sha256(),
+        "input": asdict(setting.encoder.input),
+        "config": recipes.as_dict(recipe),
+        "data": f"{setting.data.id} {_fingerprint_of(train, indices)}",
+        "judges": judges.fingerprint,
+        "seed": setting.seed,
+    }
+
+
+def _taken(split: Split, indices: Tensor) -> Split:
+    """Some images of a split, in the order of the indices."""
+    chosen = indices.tolist()
+    labels = [split.labels[index] for index in chosen]
+    return Split(_Taken(split.images, chosen), labels, _fingerprint_of(split, indices))
+
+
+def _fingerprint_of(split: Split, indices: Tensor) -> str:
+    digest = hashlib.sha256(repr(indices.tolist()).encode()).hexdigest()
+    return f"{split.fingerprint}[{digest[:16]}]"
+
+
+class _Taken(Sequence[Image.Image]):
+    """Some of the images, decoded when indexed."""
+
+    def __init__(self, images: Sequence[Image.Image], indices: list[int]) -> None:
+        self.images = images
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[self.indices[index]]

@@ -30,7 +30,7 @@ from moco_eval.files import sync_folder
 SCHEMA = 1
 
 # What every run did before recipes had a field for it: records without the field mean this.
-UNSAID = {"feature": "pooled", "precision": "fp32"}
+UNSAID = {"feature": "pooled", "precision": "fp32", "vote": "temperature", "subset": ""}
 
 # What protocols were called before: ``linear`` had one procedure.
 RENAMED = {"linear": "linear-lbfgs"}

@@ -14,20 +14,22 @@ SOURCES = sorted([*ROOT.glob("moco_eval/**/*.py"), *ROOT.glob("pretrain/*.py")])
 FLOORS = [
     {"cli", "demo"},
     {"suite"},
-    {"linear", "knn", "lowshot", "detect", "segment", "convert"},
+    {"linear", "knn", "lowshot", "svm", "detect", "segment", "convert", "finetune"},
     {"engines"},
-    {"features", "extraction"},
+    {"probes"},
+    {"features", "extraction", "feature_cache", "neighbours"},
     {"training"},
     {"encoders"},
     {"data"},
-    {"tables", "report", "trials", "typeset", "published"},
+    {"tables", "report", "pictures", "trials", "typeset", "published"},
+    {"canvas"},
     {"records", "recipes", "options", "schedules", "optim", "environment"}
     | {"logistic", "progress", "distributed", "resources", "accuracy"},
     {"files"},
     {"errors"},
 ]
 WITHOUT_TORCH = (
-    *("tables", "trials", "typeset", "report", "records", "published"),
+    *("tables", "trials", "typeset", "report", "pictures", "canvas", "records", "published"),
     *("errors", "files", "recipes", "options", "cli"),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,11 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "mean_per_class": 100 * recall_by_class(nearest[:, 0], labels).nanmean().item(),
         "ece": calibration_error(logits.double().softmax(1), labels),
     }
+
+
+def primary_first(found: Mapping[str, float], primary: str) -> dict[str, float]:
+    """``found``, with the metric that the field reports of a data set in front."""
+    return {primary: found[primary], **found}
 
 
 def recall_by_class(predicted: Tensor, labels: Tensor) -> Tensor:
@@ -72,3 +79,44 @@ def reliability(
         total.index_add_(0, bins, values)
     some = counts.clamp(min=1)
     return sums[0] / some, sums[1] / some, counts
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
+    """Mean over the classes of their 11-point average precision, in percent.
+
+    The metric of PASCAL VOC 2007 and of the transfer tables (Everingham et al., IJCV 2010,
+    section 4.2; Kornblith et al., arXiv:1805.08974, A.1). A class of which no image is positive
+    does not count.
+
+    Args:
+        scores: ``(M, C)``, higher for images that show the class.
+        labels: ``(M, C)`` of ``PRESENT`` (1), ``ABSENT`` (0) and ``DIFFICULT`` (-1), as
+            ``data/splits.py`` has them; what is difficult for a class does not count in it.
+    """
+    by_class = [
+        eleven_point_precision(scores[judged, number], labels[judged, number] > 0)
+        for number in range(labels.shape[1])
+        for judged in [labels[:, number] >= 0]
+    ]
+    return 100 * torch.tensor(by_class, dtype=torch.float64).nanmean().item()
+
+
+def eleven_point_precision(scores: Tensor, is_positive: Tensor) -> float:
+    """Average precision on 0-1 of one class: mean of the best precisions at recalls of 0 to 1.
+
+    At each recall of 0, 0.1 ... 1 counts the greatest precision of those that reach it; nan where
+    nothing is positive.
+
+    Args:
+        scores: ``(M,)``.
+        is_positive: ``(M,)``, boolean.
+    """
+    ranked = is_positive[scores.argsort(descending=True, stable=True)].double()
+    found = ranked.cumsum(0)
+    num_positive = int(is_positive.sum())
+    if num_positive == 0:
+        return float("nan")
+    precision = found / torch.arange(1, len(ranked) + 1, device=ranked.device)
+    # Whole numbers of images, as 0.1 has no exact binary form.
+    reached = [precision[10 * found >= tenths * num_positive].max() for tenths in range(11)]
+    return torch.stack(reached).mean().item()

@@ -50,7 +50,7 @@ def test_linear_judges_c_on_images_that_it_was_not_fitted_on(digits, pixels):
     # Labels that mean nothing: 64 pixels fit 60 images by heart, and others no better than chance.
     labels = torch.randint(0, 2, (60,), generator=torch.Generator().manual_seed(0)).tolist()
     noise = replace(digits, train=Split(digits.train.images[:60], labels, "noise"))
-    recipe = replace(linear.RECIPES["lbfgs"], log10_c_max=6, holdout=0.5)
+    recipe = replace(linear.RECIPES["lbfgs"], log10_c_min=0, log10_c_max=6, holdout=0.5)
     by_c = evaluate(linear, pixels, noise, recipe).details["selection"]["by_c"]
     assert max(scores["top1"] for scores in by_c.values()) < 80
 

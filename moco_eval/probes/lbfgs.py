@@ -1,0 +1,131 @@
+"""The linear probe without a learning rate: logistic regression on features computed once.
+
+C is chosen on a slice of the training set, each fit beginning where the last one ended, and the
+probe is refitted on all of it. Where images show several classes, there is one logistic regression
+a class with C in common, images that are difficult for a class are left out of it, and the metric
+is the 11-point mean average precision of the transfer tables.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moco_eval import accuracy, distributed, logistic
+from moco_eval.data.selection import selection_slice, told
+from moco_eval.data.splits import ImageData, MultiLabelData
+from moco_eval.encoders.encoder import Encoder
+from moco_eval.extraction import device_of
+from moco_eval.features import of_data
+from moco_eval.probes.recipes import Lbfgs
+from moco_eval.probes.verdict import Fit, require_learnt
+from moco_eval.records import Outcome
+from moco_eval.resources import Resources
+
+# By mean AP, which is what ``top1`` stands for in a recipe where images show several classes.
+MAP = "mAP_11point"
+
+
+def evaluate(
+    encoder: Encoder,
+    recipe: Lbfgs,
+    data: ImageData | MultiLabelData,
+    *,
+    seed: int,
+    resources: Resources,
+) -> Outcome:
+    """Fit the probe and return its numbers, the C that was chosen, and the feature norm."""
+    features = of_data(
+        encoder, data, feature=recipe.feature, precision=recipe.precision, resources=resources
+    )
+    # In double precision on the encoder's device: a GPU solves ImageNet's in minutes.
+    device = device_of(encoder)
+    train, test = features.train.to(device), features.test.to(device)
+    labels, test_labels = features.train_labels.to(device), features.test_labels.to(device)
+    norm = train.norm(dim=1).mean().item()
+    if distributed.rank() == 0:
+        print(f"No learning rate, mean feature norm {norm:.3g}.", flush=True)
+    if recipe.scaled:
+        scaling = logistic.Scaling.fit(train)
+        train, test = scaling(train), scaling(test)
+
+    # C is chosen on a slice of the training set that no test image has to do with.
+    kept, held = (
+        part.to(device) for part in selection_slice(data, share=recipe.holdout, seed=seed)
+    )
+    chosen, curve = _choose_c(train, labels, recipe, (kept, held))
+
+    # The probe that counts has seen every training image.
+    probe = logistic.fit(train, labels, c=chosen)
+    if labels.dim() == 1:
+        require_learnt(_fit(probe, train, labels), labels, feature_norm=norm)
+    logits = probe.logits(test)
+    return Outcome(
+        metrics=_metrics(logits, test_labels, data),
+        num_test=len(test),
+        details={
+            "feature": recipe.feature,
+            "feature_norm": norm,
+            "feature_dim": train.shape[1],
+            "selection": {
+                "what": "C",
+                "chosen": chosen,
+                "on": told(data, recipe.holdout),
+                "by": recipe.chosen_by,
+                "by_c": curve,
+            },
+        },
+        drawn=_drawn(logits, test_labels, curve),
+    )
+
+
+def _choose_c(
+    features: Tensor, labels: Tensor, recipe: Lbfgs, slices: tuple[Tensor, Tensor]
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """Try each C on the second slice; ties go to the stronger regularisation."""
+    kept, held = slices
+    # The classes of all labels, in case the rest lacks one.
+    probe = logistic.nothing(features, labels)
+    best_c, best_score, curve = 0.0, -math.inf, {}
+    for exponent in torch.linspace(recipe.log10_c_min, recipe.log10_c_max, recipe.num_c).tolist():
+        c = 10**exponent
+        probe = logistic.fit(features[kept], labels[kept], c=c, start=probe)
+        scores = _scores(probe.logits(features[held]), labels[held])
+        by = next(iter(scores)) if recipe.chosen_by == "top1" else "cross_entropy"
+        score = -scores[by] if by == "cross_entropy" else scores[by]
+        if score > best_score:
+            best_c, best_score = c, score
+        curve[f"{c:.3g}"] = scores
+    return best_c, curve
+
+
+def _scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy first, then cross-entropy."""
+    entropy = logistic.cross_entropy(logits, labels).item()
+    if labels.dim() == 2:
+        return {MAP: accuracy.mean_average_precision(logits, labels), "cross_entropy": entropy}
+    return {"top1": logistic.top1(logits, labels), "cross_entropy": entropy}
+
+
+def _metrics(logits: Tensor, labels: Tensor, data: ImageData | MultiLabelData) -> dict[str, float]:
+    if isinstance(data, MultiLabelData):
+        return {MAP: accuracy.mean_average_precision(logits, labels)}
+    return accuracy.primary_first(accuracy.metrics(logits, labels), data.metric)
+
+
+def _drawn(logits: Tensor, labels: Tensor, curve: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What pictures show of images with one class each."""
+    if labels.dim() == 2:
+        return {}
+    rows = [{"c": float(c), **scores} for c, scores in curve.items()]
+    return {"logits": logits.cpu(), "labels": labels.cpu(), "sensitivity": rows}
+
+
+def _fit(probe: logistic.Probe, features: Tensor, labels: Tensor) -> Fit:
+    logits = probe.logits(features)
+    return Fit(
+        loss=logistic.cross_entropy(logits, labels).item(), top1=logistic.top1(logits, labels)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from moco_eval.data import digits, fingerprint
 from moco_eval.data.coco import SceneData, open_coco
+from moco_eval.data.facts import DATASETS, describe
 from moco_eval.data.folders import (
     open_class_folders,
     open_class_folders_to_train_on,
@@ -17,19 +19,29 @@ from moco_eval.data.folders import (
 )
 from moco_eval.data.hugging_face import open_hugging_face
 from moco_eval.data.listings import open_list, open_table
+from moco_eval.data.named import open_by_class, open_named
 from moco_eval.data.scenes import open_digit_scenes
 from moco_eval.data.shards import open_shards
-from moco_eval.data.splits import ImageData, Split, TrainingImages, TrainingSplit
-from moco_eval.data.torchvision_sets import open_torchvision
+from moco_eval.data.splits import (
+    ImageData,
+    MultiLabelData,
+    Split,
+    TrainingImages,
+    TrainingSplit,
+)
 from moco_eval.errors import UsageError, unknown
 
 __all__ = [
+    "DATASETS",
     "IMAGE_KINDS",
     "ImageData",
+    "MultiLabelData",
     "Split",
     "TrainingImages",
     "TrainingSplit",
+    "describe",
     "open_images",
+    "open_labelled",
     "open_pretraining",
     "open_scenes",
 ]
@@ -44,11 +56,29 @@ IMAGE_KINDS = (
     "list:TRAIN[:TEST]",
     "wds:TRAIN[:TEST]",
     "folder:DIR",
+    *(f"{name}:DIR{'[:CLASSES_FILE]' if name == 'imagenet100' else ''}" for name in DATASETS),
 )
 
 
 def open_images(spec: str) -> ImageData:
-    """Open labelled images with a test split, of any kind in ``IMAGE_KINDS`` that has both.
+    """Open images of one label each, with a test split, of any kind of ``IMAGE_KINDS`` with both.
+
+    Raises:
+        UsageError: If the specification is of no known kind, or what it names is only fit for
+            pretraining, or for protocols that take several labels an image.
+        DataError: If what it names is missing, empty or damaged.
+    """
+    data = open_labelled(spec)
+    if isinstance(data, ImageData):
+        return data
+    raise UsageError(
+        f"An image of {spec} may show several of its {len(data.classes)} classes, and this "
+        "protocol gives each image one. Evaluate on it with: moco-eval svm"
+    )
+
+
+def open_labelled(spec: str) -> ImageData | MultiLabelData:
+    """Open labelled images with a test split, of one label each or of several.
 
     Raises:
         UsageError: If the specification is of no known kind, or what it names is only fit for
@@ -56,7 +86,7 @@ def open_images(spec: str) -> ImageData:
         DataError: If what it names is missing, empty or damaged.
     """
     data = _open(spec, {**_OPENERS, "imagefolder": open_class_folders})
-    if isinstance(data, ImageData):
+    if isinstance(data, ImageData | MultiLabelData):
         return data
     lack = "labels for all its images" if data.train.labels is None else "labelled test images"
     raise UsageError(
@@ -73,7 +103,11 @@ def open_pretraining(spec: str) -> TrainingImages:
         UsageError: If the specification is of no known kind.
         DataError: If what it names is missing, empty or damaged.
     """
-    return _open(spec, _OPENERS)
+    data = _open(spec, _OPENERS)
+    if isinstance(data, MultiLabelData):
+        images = TrainingSplit(data.train.images, None, data.train.fingerprint)
+        return TrainingImages(data.id, (), images, None)
+    return data
 
 
 def open_scenes(spec: str) -> SceneData:
@@ -91,10 +125,10 @@ def open_scenes(spec: str) -> SceneData:
     raise unknown("kind of scenes", kind, ("coco", "digits-scenes"))
 
 
-_Opener = Callable[[str], TrainingImages]
+_Opener = Callable[[str], TrainingImages | MultiLabelData]
 
 
-def _open(spec: str, openers: dict[str, _Opener]) -> TrainingImages:
+def _open(spec: str, openers: dict[str, _Opener]) -> TrainingImages | MultiLabelData:
     kind, colon, rest = spec.partition(":")
     if kind not in openers:
         raise unknown("kind of images", kind, openers)
@@ -119,10 +153,11 @@ def _open_digits(rest: str) -> ImageData:
 _OPENERS: dict[str, _Opener] = {
     "digits": _open_digits,
     "imagefolder": open_class_folders_to_train_on,
-    "torchvision": open_torchvision,
+    "torchvision": open_by_class,
     "csv": open_table,
     "hf": open_hugging_face,
     "list": open_list,
     "wds": open_shards,
     "folder": open_unlabelled_folder,
+    **{name: functools.partial(open_named, name) for name in DATASETS},
 }

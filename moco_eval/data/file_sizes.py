@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +28,11 @@ def of_list(source: Path, root: Path, names: Sequence[str]) -> NDArray[np.int64]
         names: Relative or absolute.
     """
     status = source.stat()
-    stamp = np.array([status.st_mtime_ns, status.st_size], dtype=np.int64)
+    asked = hashlib.blake2b(b"\0".join(map(os.fsencode, names)), digest_size=8).digest()
+    stamp = np.array(
+        [status.st_mtime_ns, status.st_size, int.from_bytes(asked, "big", signed=True)],
+        dtype=np.int64,
+    )
     key = f"sizes {source.resolve()}"
     known = index_cache.read(key)
     if np.array_equal(known.get("stamp", np.empty(0)), stamp):

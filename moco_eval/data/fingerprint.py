@@ -13,6 +13,9 @@ from PIL import Image
 # Images that stand for all of a set that is read image by image.
 SAMPLE = 500
 
+# One class an image, or for each image what is said of every class.
+Labels = Sequence[int] | Sequence[Sequence[int]]
+
 
 def of_pixels(images: Iterable[Image.Image], labels: Sequence[int] | None) -> str:
     """Hash every pixel and label: for sets small enough to be decoded at every start."""
@@ -29,7 +32,7 @@ def of_files(paths: Sequence[Path], labels: Sequence[int] | None, root: Path) ->
     return of_names(names, [path.stat().st_size for path in paths], labels)
 
 
-def of_names(names: Iterable[str], sizes: Iterable[int], labels: Sequence[int] | None) -> str:
+def of_names(names: Iterable[str], sizes: Iterable[int], labels: Labels | None) -> str:
     """Hash names, sizes in bytes and labels that are known without touching a file.
 
     An image that was replaced by another of the same name and size is not noticed.
@@ -40,7 +43,7 @@ def of_names(names: Iterable[str], sizes: Iterable[int], labels: Sequence[int] |
     return f"names+sizes:{digest.hexdigest()[:16]}"
 
 
-def with_labels(content: str, labels: Sequence[int]) -> str:
+def with_labels(content: str, labels: Labels) -> str:
     """Add labels to the fingerprint of images alone."""
     return f"{content}+labels:{_hash_of(labels).hexdigest()[:16]}"
 
@@ -59,5 +62,5 @@ def of_bytes(encoded: Iterable[bytes], count: int) -> str:
     return f"sample:{digest.hexdigest()[:16]}-n{count}"
 
 
-def _hash_of(labels: Sequence[int] | None) -> hashlib._Hash:
+def _hash_of(labels: Labels | None) -> hashlib._Hash:
     return hashlib.sha256(repr(None if labels is None else list(labels)).encode())

@@ -8,8 +8,9 @@ An image that was overwritten in place is noticed only if it is among a sample o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,18 @@ class FolderIndex:
             counts=self.counts[1:],
             names=self.names[loose:],
             sizes=self.sizes[loose:],
+        )
+
+    def within(self, names: Collection[str]) -> FolderIndex:
+        """The same without what lies in none of the folders ``names`` of ``root``."""
+        kept = np.array([folder.partition("/")[0] in names for folder in self.folders])
+        is_kept = np.repeat(kept, self.counts)
+        return dataclasses.replace(
+            self,
+            folders=tuple(itertools.compress(self.folders, kept)),
+            counts=self.counts[kept],
+            names=PackedNames.of(itertools.compress(self.names, is_kept)),
+            sizes=self.sizes[is_kept],
         )
 
 

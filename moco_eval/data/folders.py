@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,12 @@ from moco_eval.errors import DataError
 TEST_FOLDERS = ("val", "test")
 
 
-def open_class_folders(rest: str) -> ImageData:
+def open_class_folders(rest: str, only: Collection[str] = ()) -> ImageData:
     """Open ``DIR`` with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, or ``test/`` for ``val/``.
+
+    Args:
+        rest: The folder.
+        only: The classes to open; all, if it is empty.
 
     Raises:
         DataError: If it is laid out otherwise, a class is empty, or the parts' classes differ.
@@ -27,7 +31,9 @@ def open_class_folders(rest: str) -> ImageData:
     test_folder = _test_folder(root)
     if not (root / "train").is_dir() or test_folder is None:
         raise DataError(_expected_tree(root))
-    train, test = (find_images(folder).below() for folder in (root / "train", test_folder))
+    train, test = (
+        _only(only, find_images(folder).below()) for folder in (root / "train", test_folder)
+    )
     classes = _classes_of(train)
     if set(classes) != set(_classes_of(test)):
         differing = ", ".join(sorted(set(classes) ^ set(_classes_of(test)))[:6])
@@ -96,6 +102,18 @@ def _id(root: Path) -> str:
 
 def _classes_of(index: FolderIndex) -> tuple[str, ...]:
     return tuple(sorted({folder.partition("/")[0] for folder in index.folders}))
+
+
+def _only(classes: Collection[str], index: FolderIndex) -> FolderIndex:
+    if not classes:
+        return index
+    lacking = sorted(set(classes) - set(_classes_of(index)))
+    if lacking:
+        raise DataError(
+            f"{index.root} lacks {len(lacking)} of the {len(classes)} classes that are asked for: "
+            f"{', '.join(lacking[:6])}."
+        )
+    return index.within(classes)
 
 
 def _split(folder: Path, index: FolderIndex) -> Split:

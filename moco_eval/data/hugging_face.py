@@ -111,6 +111,13 @@ def _part(name: str, dataset: Any, image: str, labels: tuple[str | None, tuple[s
     column, classes = labels
     words = [""] * len(dataset)
     if column is not None and column in dataset.features:
+        own = tuple(getattr(dataset.features[column], "names", classes))
+        if own != classes:
+            raise DataError(
+                f"{name} numbers other classes in its column {column} than the training images: "
+                f"{', '.join(own[:6])} ... against {', '.join(classes[:6])} ... Give all splits "
+                "the same features."
+            )
         # Test sets whose labels are kept secret hold -1.
         words = [classes[i] if i is not None and i >= 0 else "" for i in dataset[column]]
     undecoded = type(dataset.features[image])(decode=False)

@@ -12,10 +12,12 @@ from moco_eval.data import file_sizes, fingerprint
 from moco_eval.data.encoded_images import ImageFiles
 from moco_eval.data.folder_index import is_image_name
 from moco_eval.data.packed import PackedNames
-from moco_eval.data.parts import LABEL_NAMES, Part, number, train_and_test
-from moco_eval.data.splits import TrainingImages
+from moco_eval.data.parts import LABEL_NAMES, Part, number, number_several, train_and_test
+from moco_eval.data.splits import MultiLabelData, TrainingImages
 from moco_eval.errors import DataError
 
+# Of the column that holds several classes an image; not a spelling of one that holds one.
+SEVERAL_NAME = "labels"
 PATH_NAMES = ("path", "file", "image", "filename")
 SPLIT_NAMES = {
     "train": "train",
@@ -42,11 +44,12 @@ def open_list(rest: str) -> TrainingImages:
     return number(f"list-{source.stem}", _list_part(source), test)
 
 
-def open_table(rest: str) -> TrainingImages:
+def open_table(rest: str) -> TrainingImages | MultiLabelData:
     """Open a CSV file with a column ``path`` and, where there are, ``label`` and ``split``.
 
-    Images to test on are those of split ``test`` if all of them have labels, else of ``val``;
-    without a column ``split`` all images are for training.
+    A column ``labels`` instead holds any number of classes an image: ``cat|dog``. Images to test
+    on are those of split ``test`` if all of them have labels, else of ``val``; without a column
+    ``split`` all images are for training.
 
     Raises:
         DataError: If the file is missing, no such table, or names no image that is there.
@@ -65,16 +68,19 @@ def open_table(rest: str) -> TrainingImages:
             f"csv:{source} has the columns {', '.join(columns)}; none of them is called "
             f"{', '.join(PATH_NAMES)}. Name the one that holds the images' paths 'path'."
         )
-    words = _column(columns, LABEL_NAMES) or [""] * len(paths)
+    several = columns.get(SEVERAL_NAME)
+    words = several or _column(columns, LABEL_NAMES) or [""] * len(paths)
     rows = _Listed(source, paths, words)
+    name, to_numbers = f"csv-{source.stem}", number_several if several else number
     named = columns.get("split")
     if named is None:
-        return number(f"csv-{source.stem}", rows.whole(), None)
+        return to_numbers(name, rows.whole(), None)
     splits = [_split_name(word, source) for word in named]
     train, val, test = (rows.split(splits, name) for name in ("train", "val", "test"))
     if train is None:
         raise DataError(f"csv:{source} names no image to train on: no row of split 'train'.")
-    return number(f"csv-{source.stem}", train, test if test and test.is_labelled else val)
+    has_test = test is not None and (test.is_labelled or several is not None)
+    return to_numbers(name, train, test if has_test else val)
 
 
 class _Listed:

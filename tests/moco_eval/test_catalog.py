@@ -106,6 +106,63 @@ def test_svhn_in_its_published_layout_opens(tmp_path, monkeypatch):
     assert np.asarray(data.test.images[1]).flat[0] == 1
 
 
+def write_svhn(folder, monkeypatch, **labels):
+    """Digits of 32 x 32, grey as their place in the split."""
+    from scipy.io import savemat
+    from torchvision.datasets import svhn
+
+    monkeypatch.setattr(svhn, "check_integrity", lambda *_: True)
+    for split, targets in labels.items():
+        pixels = np.arange(len(targets), dtype=np.uint8) * np.ones((32, 32, 3, 1), np.uint8)
+        savemat(folder / f"{split}_32x32.mat", {"X": pixels, "y": np.array(targets)[:, None]})
+
+
+def test_a_torchvision_set_may_not_test_on_what_it_does_not_train_on(tmp_path, monkeypatch):
+    # SVHN calls the digit zero 10.
+    write_svhn(tmp_path, monkeypatch, train=[1, 4, 4], test=[4, 10])
+    with pytest.raises(DataError, match=r"SVHN:.* 1 labels that no training image has: 0\. Both"):
+        open_images(f"torchvision:SVHN:{tmp_path}")
+
+
+def test_classes_without_names_are_called_by_their_labels(tmp_path, monkeypatch):
+    write_svhn(tmp_path, monkeypatch, train=[1, 4, 4], test=[4, 1])
+    data = open_images(f"torchvision:SVHN:{tmp_path}")
+    assert data.classes == ("0", "1", "2", "3", "4")
+    assert data.classes[data.test.labels[0]] == "4"
+
+
+def write_imagenette(folder, **wnids):
+    """Imagenette, which has files and no split called test: of each split some classes."""
+    for split, chosen in wnids.items():
+        for value, wnid in enumerate(chosen, start=1):
+            write_image(folder / f"imagenette2/{split}/{wnid}/{value}.png", 10 * value)
+            place = folder / f"imagenette2/{split}/{wnid}"
+            (place / f"{value}.png").rename(place / f"{value}.JPEG")
+
+
+def test_a_torchvision_set_of_files_is_listed_without_decoding(tmp_path, monkeypatch):
+    write_imagenette(tmp_path, train=("n01440764", "n03888257"), val=("n03888257", "n01440764"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("An image was opened."))
+    data = open_images(f"torchvision:Imagenette:{tmp_path}/")
+    monkeypatch.undo()
+    # Labels follow the wnids.
+    assert data.classes == ("tench, Tinca tinca", "parachute, chute")
+    assert (list(data.train.labels), list(data.test.labels)) == ([0, 1], [0, 1])
+    assert [np.asarray(image).flat[0] for image in data.test.images] == [20, 10]
+    assert data.test.images.name_of(1) == f"{tmp_path}/imagenette2/val/n03888257/1.JPEG"
+
+
+def test_a_torchvision_set_whose_parts_differ_in_classes_is_refused(tmp_path):
+    write_imagenette(tmp_path, train=["n01440764"], val=["n01440764", "n03000684"])
+    with pytest.raises(DataError, match=r"different classes: chain saw, chainsaw\."):
+        open_images(f"torchvision:Imagenette:{tmp_path}")
+
+
+def test_a_torchvision_set_without_one_label_an_image_is_a_question_of_usage(tmp_path):
+    with pytest.raises(UsageError, match=r"EMNIST cannot be opened as .*'train'"):
+        open_images(f"torchvision:EMNIST:{tmp_path}")
+
+
 def test_a_truncated_image_is_named(folder):
     path = folder / "train/ant/0.png"
     path.write_bytes(path.read_bytes()[:40])

@@ -1,10 +1,13 @@
-"""Index files of the tests go where the tests' other files go."""
+"""What the tests of data share. Index files go where the tests' other files go."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from moco_eval.data import facts
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +29,32 @@ def encode():
         return file.getvalue()
 
     return encoded
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Make the counts of a set those of its miniature; nothing else of its facts changes."""
+
+    def shrink(name, num_train, num_test, num_classes=2, num_val=0):
+        known = dataclasses.replace(
+            facts.DATASETS[name],
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
+            num_classes=num_classes,
+        )
+        monkeypatch.setitem(facts.DATASETS, name, known)
+
+    return shrink
+
+
+@pytest.fixture
+def put(tmp_path, encode):
+    """``put(path, grey value)`` or ``put(path, text)``: a file under ``tmp_path``."""
+
+    def write(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else encode(content))
+
+    return write

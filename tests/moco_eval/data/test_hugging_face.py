@@ -56,6 +56,28 @@ def test_columns_are_found_by_their_types(tmp_path, encode):
 
 
 @needs_datasets
+def test_a_class_that_is_only_tested_on_is_refused(tmp_path, encode):
+    write_splits(tmp_path, encode, train=[0, 0], test=[0, 1])
+    with pytest.raises(DataError, match="1 labels that no training image has: ant"):
+        open_images(f"hf:{tmp_path}")
+
+
+@needs_datasets
+def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path, encode):
+    import datasets
+
+    write_splits(tmp_path / "one", encode, train=[0, 1], test=[0, 1])
+    splits = datasets.load_from_disk(str(tmp_path / "one"))
+    other = datasets.ClassLabel(names=["ant", "wasp"])
+    splits["test"] = splits["test"].cast_column("label", other)
+    splits.save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(
+        DataError, match=r"\[test\] numbers other classes .*: ant, wasp .* wasp, ant"
+    ):
+        open_images(f"hf:{tmp_path}/two")
+
+
+@needs_datasets
 def test_secret_test_labels_leave_validation(tmp_path, encode):
     write_splits(tmp_path, encode, train=[0, 1], validation=[1], test=[-1, -1, -1])
     assert list(open_images(f"hf:{tmp_path}").test.labels) == [1]

@@ -58,6 +58,12 @@ def test_two_patterns_can_be_evaluated_on(shards):
     assert (values_of(data.test), list(data.test.labels)) == ([4, 5], [0, 1])
 
 
+def test_shards_of_other_test_classes_are_refused(shards, encode):
+    write_tar(shards / "test.tar", {"s.cls": b"7", "s.png": encode(6)})
+    with pytest.raises(DataError, match=r"wds-.*1 labels that no training image has: 7\."):
+        open_images(f"wds:{shards}/train-000.tar:{shards}/test.tar")
+
+
 def test_only_regular_files_that_are_images_are_taken(tmp_path, encode):
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
 

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from moco_eval.data import file_sizes, index_cache
-from moco_eval.data.catalog import IMAGE_KINDS, ImageData, open_images, open_pretraining
+from moco_eval.data.catalog import (
+    IMAGE_KINDS,
+    ImageData,
+    MultiLabelData,
+    open_images,
+    open_labelled,
+    open_pretraining,
+)
 from moco_eval.errors import DataError, UsageError
 
 
@@ -144,6 +151,33 @@ def test_a_table_of_paths_alone_is_for_pretraining(images):
         open_images(f"csv:{images}/table.csv")
 
 
+def test_a_table_of_other_test_classes_is_refused(images):
+    rows = "path,label,split\nimages/10.png,ant,train\nimages/11.png,bee,train\n"
+    (images / "table.csv").write_text(f"{rows}images/12.png,cow,test\n")
+    with pytest.raises(DataError, match=r"csv-table: .* 1 labels that no training image has: cow"):
+        open_images(f"csv:{images}/table.csv")
+
+
+def test_a_column_labels_holds_several_classes_an_image(images):
+    rows = ["path,labels,split", "images/10.png,dog|cat,train", "images/11.png,,train"]
+    rows += ["images/12.png, cat ,train", "images/13.png,dog | cat,test", "images/14.png,,test"]
+    (images / "table.csv").write_text("\n".join(rows))
+    data = open_labelled(f"csv:{images}/table.csv")
+    assert isinstance(data, MultiLabelData)
+    # Of classes cat and dog; no class at all is a label, too.
+    assert (data.classes, data.train.labels) == (("cat", "dog"), [[1, 1], [0, 0], [1, 0]])
+    assert (data.test.labels, values_of(data.test)) == ([[1, 1], [0, 0]], [13, 14])
+    assert open_pretraining(f"csv:{images}/table.csv").train.labels is None
+    with pytest.raises(UsageError, match="may show several of its 2 classes"):
+        open_images(f"csv:{images}/table.csv")
+    (images / "table.csv").write_text("\n".join([*rows, "images/15.png,cat|cow|ewe,test"]))
+    with pytest.raises(DataError, match="2 labels that no training image has: cow, ewe"):
+        open_labelled(f"csv:{images}/table.csv")
+    (images / "table.csv").write_text("\n".join(rows[:4]))
+    with pytest.raises(UsageError, match=r"table\.csv has no labels for all"):
+        open_labelled(f"csv:{images}/table.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -188,6 +222,8 @@ def test_sizes_of_listed_files_are_looked_up_once(images, monkeypatch):
     (images / names[0]).write_bytes(b"other")
     assert file_sizes.of_list(source, images, names)[0] == 5
     assert index_cache.read(f"sizes {source.resolve()}")["sizes"][0] == 5
+    # Of the same list others may be asked for.
+    assert file_sizes.of_list(source, images, names[1:2] * 1500)[0] == sizes[1]
 
 
 def test_unlabelled_kinds_are_refused_for_evaluation_by_name(images):

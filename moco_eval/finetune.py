@@ -12,38 +12,38 @@ as if it had never stopped; a pair that is done is not trained again. When the r
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from moco_eval import accuracy, distributed, recipes
+from moco_eval import accuracy
 from moco_eval.data.selection import selection_slice, told
-from moco_eval.data.splits import ImageData, Split
+from moco_eval.data.splits import ImageData
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.errors import DivergedError
-from moco_eval.files import atomic_file
+from moco_eval.features import frozen
 from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
-from moco_eval.training.classifier import Classifier, device_of
-from moco_eval.training.crops import TrainingCrops
-from moco_eval.training.loop import ADVICE, Job, fit, predict
+from moco_eval.training.loop import ADVICE
 from moco_eval.training.recipe import Plan, Recipe
+from moco_eval.training.run import Run, forget, logits_of, taken
 
-__all__ = ["DEFAULT_RECIPE", "PUBLISHED", "RECIPES", "VERSION", "Recipe", "evaluate"]
+__all__ = [
+    "DEFAULT_RECIPE",
+    "PUBLISHED",
+    "RECIPES",
+    "VERSION",
+    "Recipe",
+    "evaluate",
+    "fit_and_score",
+    "forget",
+]
 
 VERSION = 1
-FOLDER = "finetune"
-LOGITS = "logits.safetensors"
 
 # facebookresearch/deit's defaults, with which MoCo v3 fine-tunes, at a batch of 1,024: its rates
 # are for 512. Unlike upstream: the rate changes in every step, not in every epoch.
@@ -161,17 +161,6 @@ PUBLISHED = {
 DEFAULT_RECIPE = "digits"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """What all trainings of a run share."""
-
-    encoder: Encoder
-    data: ImageData
-    seed: int
-    folder: Path
-    resources: Resources
-
-
 def evaluate(
     encoder: Encoder,
     recipe: Recipe,
@@ -190,17 +179,23 @@ def evaluate(
         DivergedError: If no pair ends with numbers that are finite.
         PreemptedError: If the process was asked to stop; the same call continues.
     """
-    setting = _Setting(
-        encoder=encoder, data=data, seed=seed, folder=work_dir / FOLDER, resources=resources
-    )
+    run = _run(encoder, data, seed=seed, work_dir=work_dir, resources=resources)
+    with frozen(encoder):
+        outcome = _evaluate(run, recipe)
+    forget(encoder, work_dir)
+    return outcome
+
+
+def _evaluate(run: Run, recipe: Recipe) -> Outcome:
+    data = run.data
     # Pairs are compared on a slice of the training set, or on its published validation images.
     rows: list[dict[str, float]] = []
     if not recipe.is_single:
-        recipe, rows = _choose(setting, recipe)
+        recipe, rows = _choose(run, recipe)
 
     # The pair that counts is trained on every training image, and its last state is judged.
     everything = torch.arange(len(data.train))
-    logits = _logits(setting, recipe, everything, data.test, "all training images")
+    logits = logits_of(run, recipe, everything)
     labels = torch.tensor(data.test.labels)
     metrics = accuracy.metrics(logits, labels)
     plan = Plan(recipe, len(data.train))
@@ -219,12 +214,12 @@ def evaluate(
             "by": data.metric,
             "by_pair": rows,
         }
-    forget(encoder, work_dir)
+    drawn = {"logits": logits, "labels": labels} | ({"sensitivity": rows} if rows else {})
     return Outcome(
-        metrics={data.metric: metrics.pop(data.metric)} | metrics,
+        metrics={data.metric: metrics[data.metric], **metrics},
         num_test=len(logits),
         details=details,
-        drawn={"logits": logits, "labels": labels, "sensitivity": rows},
+        drawn=drawn,
     )
 
 
@@ -259,114 +254,42 @@ def fit_and_score(  # noqa: PLR0913 - as evaluate, on some of the images
         DivergedError: If loss, gradient or logits are not finite.
         PreemptedError: If the process was asked to stop; the same call continues.
     """
-    setting = _Setting(
-        encoder=encoder, data=data, seed=seed, folder=work_dir / FOLDER, resources=resources
-    )
-    return _logits(setting, recipe, indices, data.test, f"{len(indices)} training images")
+    run = _run(encoder, data, seed=seed, work_dir=work_dir, resources=resources)
+    return logits_of(run, recipe, indices)
 
 
-def forget(encoder: Encoder, work_dir: Path) -> None:
-    """Remove what a run that is done no longer needs: checkpoints, and logits of single pairs."""
-    # Not before every rank has read what it needs.
-    distributed.total(torch.zeros(1, device=device_of(encoder)))
-    if distributed.rank() == 0:
-        shutil.rmtree(work_dir / FOLDER, ignore_errors=True)
-
-
-def _choose(setting: _Setting, recipe: Recipe) -> tuple[Recipe, list[dict[str, float]]]:
+def _choose(run: Run, recipe: Recipe) -> tuple[Recipe, list[dict[str, float]]]:
     """The recipe with its best pair, and the score of each; ties go to the surer predictions."""
-    data = setting.data
-    kept, held = selection_slice(data, share=recipe.holdout, seed=setting.seed)
-    judges = _taken(data.train, held)
+    data = run.data
+    kept, held = selection_slice(data, share=recipe.holdout, seed=run.seed)
+    judges = taken(data.train, held)
     labels = torch.tensor(judges.labels)
     rows, scored = [], []
-    pairs = list(recipe.pairs())
-    for number, pair in enumerate(pairs, 1):
+    for pair in recipe.pairs():
         row = {"lr": pair.lr[0], "weight_decay": pair.weight_decay[0]}
         try:
-            logits = _logits(setting, pair, kept, judges, f"pair {number} of {len(pairs)}")
+            logits = logits_of(run, pair, kept, judges)
         except DivergedError as error:
             print(f"lr {row['lr']:g}, weight decay {row['weight_decay']:g}: {error}", flush=True)
-            rows.append(row | {data.metric: 0.0})
+            rows.append(row | {"top1": 0.0, data.metric: 0.0})
             continue
-        score = accuracy.metrics(logits, labels)[data.metric]
-        rows.append(row | {data.metric: score})
+        found = accuracy.metrics(logits, labels)
+        score = found[data.metric]
+        rows.append(row | {"top1": found["top1"], data.metric: score})
         scored.append(((score, -F.cross_entropy(logits, labels).item()), pair))
     if not scored:
-        raise DivergedError(f"None of {len(pairs)} pairs ended with finite numbers. {ADVICE}")
+        raise DivergedError(f"None of {len(rows)} pairs ended with finite numbers. {ADVICE}")
     return max(scored, key=lambda each: each[0])[1], rows
 
 
-def _logits(setting: _Setting, recipe: Recipe, indices: Tensor, judges: Split, what: str) -> Tensor:
-    """Train on ``indices`` and return the logits of ``judges``; read them where that is done."""
-    run = _run(setting, recipe, indices, judges)
-    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
-    name = f"lr{recipe.lr[0]:.3g}-wd{recipe.weight_decay[0]:.3g}-{digest[:12]}"
-    folder = setting.folder / name
-    path = folder / LOGITS
-    model = Classifier(setting.encoder, len(setting.data.classes), seed=setting.seed)
-    is_done = torch.tensor([int(path.exists())], device=model.device)
-    if int(distributed.broadcast(is_done)):
-        return load_file(path)["logits"]
-
-    chosen = _taken(setting.data.train, indices)
-    encoder, workers = setting.encoder, setting.resources.num_workers
-    crops = TrainingCrops(chosen.images, chosen.labels, encoder.input, recipe, seed=setting.seed)
-    job = Job(
-        name=f"fine-tuning on {what}, lr {recipe.lr[0]:.3g}",
-        folder=folder,
-        arch=encoder.arch,
-        run=run,
-        seed=setting.seed,
-        num_workers=workers,
+def _run(
+    encoder: Encoder, data: ImageData, *, seed: int, work_dir: Path, resources: Resources
+) -> Run:
+    return Run(
+        protocol=f"finetune@{VERSION}",
+        encoder=encoder,
+        data=data,
+        seed=seed,
+        work_dir=work_dir,
+        resources=resources,
     )
-    fit(model, Plan(recipe, len(chosen)), crops, job)
-    logits = predict(
-        model, judges.images, encoder.input, precision=recipe.precision, num_workers=workers
-    )
-    if distributed.rank() == 0:
-        with atomic_file(path) as file:
-            file.write(save({"logits": logits}))
-        # The logits are all that is asked of this pair; a ViT-B's checkpoints take 2 GB.
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return logits
-
-
-def _run(setting: _Setting, recipe: Recipe, indices: Tensor, judges: Split) -> dict[str, Any]:
-    """All that decides the logits: what is left by another run is not taken for this one's."""
-    train = setting.data.train
-    return {
-        "protocol": f"finetune@{VERSION}",
-        "encoder": setting.encoder.tensor_sha256(),
-        "input": asdict(setting.encoder.input),
-        "config": recipes.as_dict(recipe),
-        "data": f"{setting.data.id} {_fingerprint_of(train, indices)}",
-        "judges": judges.fingerprint,
-        "seed": setting.seed,
-    }
-
-
-def _taken(split: Split, indices: Tensor) -> Split:
-    """Some images of a split, in the order of the indices."""
-    chosen = indices.tolist()
-    labels = [split.labels[index] for index in chosen]
-    return Split(_Taken(split.images, chosen), labels, _fingerprint_of(split, indices))
-
-
-def _fingerprint_of(split: Split, indices: Tensor) -> str:
-    digest = hashlib.sha256(repr(indices.tolist()).encode()).hexdigest()
-    return f"{split.fingerprint}[{digest[:16]}]"
-
-
-class _Taken(Sequence[Image.Image]):
-    """Some of the images, decoded when indexed."""
-
-    def __init__(self, images: Sequence[Image.Image], indices: list[int]) -> None:
-        self.images = images
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.images[self.indices[index]]

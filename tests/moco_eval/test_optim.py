@@ -91,3 +91,13 @@ def test_what_is_frozen_is_not_trained():
     assert len(trained) == 2
     assert trained[0] is model[0].bias
     assert trained[1] is model[1].weight
+
+
+def test_nesterov_looks_a_step_ahead_and_groups_have_their_own_decay():
+    plain, spared = parameter([2.0]), parameter([2.0])
+    groups = [{"params": [plain]}, {"params": [spared], "weight_decay": 0.0}]
+    sgd = build_optimizer("nesterov", groups, lr=0.5, weight_decay=0.1, sgd_momentum=0.9)
+    step(sgd, (plain, [1.0]), (spared, [1.0]))
+    # The momentum is the gradient, 1.2 with decay; a step is the gradient and 0.9 of the momentum.
+    assert plain.item() == pytest.approx(2 - 0.5 * (1.2 + 0.9 * 1.2))
+    assert spared.item() == pytest.approx(2 - 0.5 * 1.9)

@@ -49,8 +49,8 @@ class Decomposition:
 
     @property
     def unit(self) -> float:
-        """N times the features' mean variance: what lambdas are relative to."""
-        return self.variances.clamp(min=0).sum().item() / len(self.mean)
+        """N times the features' mean variance, and never 0: what lambdas are relative to."""
+        return max(self.variances.sum().item() / len(self.mean), 1e-12)
 
     def solve(self, strength: float) -> Probe:
         """The minimum of ``|Y - X W - b|^2 + strength |W|^2``, as scikit-learn's Ridge."""

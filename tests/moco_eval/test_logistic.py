@@ -40,3 +40,20 @@ def test_accuracy_by_hand():
     probe = logistic.Probe(torch.eye(2).double(), torch.zeros(2).double())
     features = torch.tensor([[2.0, 1.0], [2.0, 1.0], [0.0, 1.0]])
     assert logistic.accuracy(probe, features, torch.tensor([0, 1, 1])) == pytest.approx(200 / 3)
+
+
+def test_regressions_of_several_classes_are_scikit_learns_one_by_one(pixels):
+    features, classes = pixels
+    labels = torch.stack([classes == digit for digit in range(3)], dim=1).long()
+    # Every fifth image is difficult for digit 0, whatever it shows.
+    labels[::5, 0] = -1
+    probe = logistic.fit(features[:500], labels[:500], c=1.0)
+    ours = probe.logits(features[500:]) > 0
+    for digit in range(3):
+        judged = labels[:500, digit] >= 0
+        # A fit to the sum over 500 images is one over fewer: those left out cost nothing.
+        oracle = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8)
+        oracle.fit(features[:500][judged].numpy(), labels[:500, digit][judged].numpy())
+        found = oracle.predict(features[500:].numpy())
+        assert (ours[:, digit].numpy() != found).sum() == 0
+        assert probe.bias[digit].item() == pytest.approx(oracle.intercept_[0], abs=1e-3)

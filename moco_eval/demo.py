@@ -25,6 +25,7 @@ from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DivergedError
 from moco_eval.features import of_data
 from moco_eval.files import write_text
+from moco_eval.pictures import nearest as nearest_images
 
 RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
 SEEDS = (0, 1, 2)
@@ -125,7 +126,7 @@ def _draw_neighbours(checkpoint: Path, data: ImageData, path: Path) -> None:
     labels = np.asarray(data.test.labels)
     queries = [int(np.flatnonzero(labels == label)[0]) for label in range(len(data.classes))]
     nearest = knn.neighbours(features.train, features.test[queries], 5).numpy()
-    report.neighbours(
+    nearest_images.draw_grid(
         np.stack([_pixels(data.test.images[query]) for query in queries]),
         np.stack([[_pixels(data.train.images[i]) for i in row] for row in nearest]),
         np.asarray(data.train.labels)[nearest] == labels[queries][:, None],

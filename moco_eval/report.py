@@ -1,8 +1,7 @@
-"""Pictures of a run: what the network saw, how it learnt, what it finds alike and what it detects.
+"""Pictures of pretraining and of detection: what the network saw, how it learnt, what it finds.
 
-Each function takes numpy arrays, writes a PNG of 150 dpi, and beside it, under the same name, a
-CSV of the numbers that are drawn. Colours are those of Okabe and Ito for lines and of Paul Tol for
-classes, which the colour-blind tell apart; nothing is said by colour alone.
+Each function takes numpy arrays, writes a PNG, and beside it, under the same name, a CSV of the
+numbers that are drawn.
 """
 
 from __future__ import annotations
@@ -16,37 +15,25 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from moco_eval.files import atomic_file, write_text
-
-Floats = NDArray[np.floating[Any]]
-
-GREEN, VERMILLION, BLUE, GREY = "#009E73", "#D55E00", "#0072B2", "#6B7280"
-# Light enough for black text: Tol's scheme "light".
-CLASS_COLORS = ("#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33")
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#E5E7EB",
-    "xtick.color": "#374151",
-    "ytick.color": "#374151",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
+from moco_eval.canvas import (
+    BLUE,
+    CLASS_COLORS,
+    GREEN,
+    VERMILLION,
+    Floats,
+    level,
+    outlined,
+    save,
+    save_numbers,
+    show,
+    style,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +71,15 @@ def views_sheet(views: Floats, path: Path, *, title: str) -> None:
         title: What they are.
     """
     num_images, num_views = views.shape[:2]
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(0.6 + 1.1 * num_images, 0.45 + 1.1 * num_views))
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.02)
         axes = figure.subplots(num_views, num_images, squeeze=False)
         for row in range(num_views):
             for column in range(num_images):
-                _show(axes[row, column], views[column, row])
+                show(axes[row, column], views[column, row])
             axes[row, 0].set_ylabel(f"view {row + 1}")
-        _save(figure, path, title=title)
+        save(figure, path, title=title)
 
 
 def pretraining_curve(
@@ -114,18 +101,18 @@ def pretraining_curve(
         ("loss", "contrastive loss", chance_loss, f"chance: {chance_loss:.2f}"),
         ("contrast_top1", "contrastive top-1 (%)", chance_top1, f"chance: {chance_top1:.2g} %"),
     )
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         for axes, (name, title, chance, label) in zip(figure.subplots(1, 2), panels, strict=True):
             axes.plot(frame["step"], frame[name], color=BLUE, alpha=0.25, linewidth=0.8)
             axes.plot(frame["step"], smooth[name], color=BLUE)
-            _level(axes, chance, label)
+            level(axes, chance, label)
             axes.set(title=title)
             axes.margins(y=0.1)
             _steps_below(axes)
         smoothed = f" (bold: mean of {window} steps)" if window > 1 else ""
-        _save(figure, path, title=f"Pretraining{smoothed}")
-    _save_numbers(frame, path)
+        save(figure, path, title=f"Pretraining{smoothed}")
+    save_numbers(frame, path)
 
 
 def embeddings_panel(metrics: Sequence[Mapping[str, Any]], path: Path, *, dim: int) -> None:
@@ -141,32 +128,32 @@ def embeddings_panel(metrics: Sequence[Mapping[str, Any]], path: Path, *, dim: i
     rows = [row for row in metrics if "embedding_sd" in row]
     frame = pd.DataFrame(rows)[["step", *names]]
     # Points where there are few; a crowd of them would hide the line.
-    style: dict[str, Any] = {"marker": "o" if len(frame) <= 60 else "", "markersize": 3}
-    with mpl.rc_context(_STYLE):
+    points: dict[str, Any] = {"marker": "o" if len(frame) <= 60 else "", "markersize": 3}
+    with style():
         figure = Figure(figsize=(11.2, 3.4), layout="constrained")
         spread, rank, similarity = figure.subplots(1, 3)
         for axes, name, best, label, title in (
             (spread, names[0], 1, "even over the sphere: 1", "s.d. of a dimension (times √D)"),
             (rank, names[1], dim, f"possible: {dim}", "effective rank (dimensions)"),
         ):
-            axes.plot(frame["step"], frame[name], color=BLUE, **style)
-            _level(axes, best, label, color=GREEN)
-            _level(axes, 0, "collapsed: 0")
+            axes.plot(frame["step"], frame[name], color=BLUE, **points)
+            level(axes, best, label, color=GREEN)
+            level(axes, 0, "collapsed: 0")
             axes.set(title=title, ylim=(-0.04 * best, 1.2 * best))
             _ticks_up_to(axes, best)
         for name, label, line in (
             (names[2], "same image", {"color": BLUE}),
             (names[3], "other images", {"color": VERMILLION, "linestyle": "--"}),
         ):
-            similarity.plot(frame["step"], frame[name], label=label, **line, **style)
+            similarity.plot(frame["step"], frame[name], label=label, **line, **points)
         lowest = min(0.0, frame[names[2:]].min(axis=None))
         similarity.set(title="cosine of query and key", ylim=(lowest - 0.05, 1.25))
         _ticks_up_to(similarity, 1)
         similarity.legend(loc="upper right", ncols=2, handlelength=3)
         for axes in (spread, rank, similarity):
             _steps_below(axes)
-        _save(figure, path, title="Embeddings of one batch while pretraining")
-    _save_numbers(frame, path)
+        save(figure, path, title="Embeddings of one batch while pretraining")
+    save_numbers(frame, path)
 
 
 def knn_curve(points: Sequence[tuple[float, float]], path: Path, *, chance: float) -> None:
@@ -179,48 +166,16 @@ def knn_curve(points: Sequence[tuple[float, float]], path: Path, *, chance: floa
     """
     frame = pd.DataFrame(points, columns=["epoch", "knn_top1"])
     epoch, top1 = points[-1]
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.plot(frame["epoch"], frame["knn_top1"], color=BLUE, marker="o", markersize=5)
         axes.annotate(f"{top1:.1f}", (epoch, top1), (0, 7), textcoords="offset points", ha="center")
-        _level(axes, chance, f"chance: {chance:.3g} %")
+        level(axes, chance, f"chance: {chance:.3g} %")
         axes.set(xlabel="epochs", ylim=(0, 105))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _save(figure, path, title="kNN top-1 (%) while pretraining")
-    _save_numbers(frame.assign(chance=chance), path)
-
-
-def neighbours(queries: Floats, neighbours: Floats, correct: NDArray[np.bool_], path: Path) -> None:
-    """Draw each query with its nearest neighbours, framed by whether they share its class.
-
-    Args:
-        queries: ``(N, H, W, 3)`` on 0-1.
-        neighbours: ``(N, k, H, W, 3)``, nearest first.
-        correct: ``(N, k)``.
-        path: The PNG.
-    """
-    num_queries, k = correct.shape
-    share = 100 * correct.mean()
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(1.6 + 1.15 * k, 0.75 + 1.15 * num_queries))
-        figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07, wspace=0, hspace=0)
-        # An empty, narrow column parts the query from its neighbours.
-        widths = [1, 0.25, *[1] * k]
-        grid = figure.subplots(num_queries, k + 2, squeeze=False, width_ratios=widths)
-        for row, image, found, flags in zip(grid, queries, neighbours, correct, strict=True):
-            _show(row[0], image)
-            row[1].set_axis_off()
-            for axes, neighbour, flag in zip(row[2:], found, flags, strict=True):
-                _show(axes, neighbour)
-                _frame(axes, bool(flag))
-        grid[0, 0].set_title("query", loc="center")
-        for rank, axes in enumerate(grid[0, 2:], start=1):
-            axes.set_title(str(rank), loc="center")
-        title = f"Nearest neighbours ({share:.0f} % of these share the query's class)"
-        _save(figure, path, title=title)
-    rows = [(q + 1, r + 1, bool(correct[q, r])) for q in range(num_queries) for r in range(k)]
-    _save_numbers(pd.DataFrame(rows, columns=["query", "rank", "correct"]), path)
+        save(figure, path, title="kNN top-1 (%) while pretraining")
+    save_numbers(frame.assign(chance=chance), path)
 
 
 def detections(scenes: Sequence[Scene], path: Path, *, title: str) -> None:
@@ -234,7 +189,7 @@ def detections(scenes: Sequence[Scene], path: Path, *, title: str) -> None:
     names = sorted({name for s in scenes for o in (s.truth, s.predicted) for name in o.names})
     colors = {name: CLASS_COLORS[i % len(CLASS_COLORS)] for i, name in enumerate(names)}
     num_rows = math.ceil(len(scenes) / 2)
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(11.2, 0.5 + 2.9 * num_rows))
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05, wspace=0.02, hspace=0.02)
         grid = figure.subplots(num_rows, 5, squeeze=False, width_ratios=[1, 1, 0.1, 1, 1])
@@ -246,11 +201,11 @@ def detections(scenes: Sequence[Scene], path: Path, *, title: str) -> None:
                 (left, scene.truth, "ground truth"),
                 (right, scene.predicted, "prediction"),
             ):
-                _show(axes, scene.image)
+                show(axes, scene.image)
                 axes.set_title(heading)
                 _draw_objects(axes, objects, colors, scene.image.shape)
-        _save(figure, path, title=title)
-    _save_numbers(_object_frame(scenes), path)
+        save(figure, path, title=title)
+    save_numbers(_object_frame(scenes), path)
 
 
 def _draw_objects(
@@ -265,7 +220,7 @@ def _draw_objects(
             layer[objects.masks[index]] = mpl.colors.to_rgba(color, 0.45)
             axes.imshow(layer, interpolation="nearest")
         frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.6)
-        frame.set_path_effects([patheffects.withStroke(linewidth=2.8, foreground="black")])
+        frame.set_path_effects(outlined(2.8, "black"))
         axes.add_patch(frame)
         text = name if objects.scores is None else f"{name} {objects.scores[index]:.2f}"
         axes.text(
@@ -293,45 +248,6 @@ def _object_frame(scenes: Sequence[Scene]) -> pd.DataFrame:
     return rounded
 
 
-def _show(axes: Axes, image: Floats) -> None:
-    axes.imshow(np.clip(image, 0, 1), interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
-def _frame(axes: Axes, correct: bool) -> None:
-    """A green frame and a tick, or a red one and a cross."""
-    color = GREEN if correct else VERMILLION
-    axes.spines[:].set(visible=True, color=color, linewidth=3)
-    axes.text(
-        0.95,
-        0.03,
-        "✓" if correct else "✗",
-        transform=axes.transAxes,
-        ha="right",
-        va="bottom",
-        color=color,
-        fontsize=14,
-        path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
-    )
-
-
-def _level(axes: Axes, value: float, label: str, *, color: str = VERMILLION) -> None:
-    """A dashed line across the axes with its meaning above its right end."""
-    axes.axhline(value, color=color, linestyle="--", linewidth=1.4)
-    text = axes.text(
-        0.99,
-        value,
-        label,
-        transform=axes.get_yaxis_transform(),
-        ha="right",
-        va="bottom",
-        color=color,
-    )
-    text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])
-
-
 def _ticks_up_to(axes: Axes, top: float) -> None:
     """Leave out ticks of values that cannot be; the room above them is for text."""
     bottom = axes.get_ylim()[0]
@@ -342,13 +258,3 @@ def _steps_below(axes: Axes) -> None:
     axes.set(xlabel="step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _save(figure: Figure, path: Path, *, title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-
-
-def _save_numbers(frame: pd.DataFrame, path: Path) -> None:
-    write_text(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))

@@ -3,10 +3,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from moco_eval import report
+from moco_eval import canvas, report
 from moco_eval.errors import OutputError
-
-RNG = np.random.default_rng(0)
 
 
 def pixels(path):
@@ -58,7 +56,7 @@ def test_the_pretraining_curve_has_its_numbers_beside_it(tmp_path, num_steps):
     assert len(frame) == num_steps
     assert frame["loss"][0] == 6.9
     # A single step makes no line.
-    assert count(pixels(tmp_path / "loss.png"), report.BLUE) > 0 or num_steps == 1
+    assert count(pixels(tmp_path / "loss.png"), canvas.BLUE) > 0 or num_steps == 1
 
 
 def test_chance_is_drawn_at_its_own_height_in_each_panel(tmp_path):
@@ -67,8 +65,8 @@ def test_chance_is_drawn_at_its_own_height_in_each_panel(tmp_path):
     rows = [{**row, "loss": 0.7, "contrast_top1": 20.0} for row in metrics(50)]
     report.pretraining_curve(rows, tmp_path / "loss.png", chance_loss=0.7, chance_top1=50.0)
     left, right = np.array_split(pixels(tmp_path / "loss.png"), 2, axis=1)
-    assert abs(busiest_row(left, report.BLUE) - busiest_row(left, report.VERMILLION)) <= 2
-    assert busiest_row(right, report.BLUE) - busiest_row(right, report.VERMILLION) > 100
+    assert abs(busiest_row(left, canvas.BLUE) - busiest_row(left, canvas.VERMILLION)) <= 2
+    assert busiest_row(right, canvas.BLUE) - busiest_row(right, canvas.VERMILLION) > 100
 
 
 def embedding_row(step, sd, rank, positive, negative):
@@ -91,14 +89,14 @@ def test_the_embeddings_panel_draws_the_rows_that_have_statistics(tmp_path):
 
 def test_healthy_embeddings_lie_on_the_upper_line_and_collapsed_ones_on_the_lower(tmp_path):
     for name, (sd, rank), color in (
-        ("healthy", (1.0, 128.0), report.GREEN),
-        ("collapsed", (0.0, 0.0), report.VERMILLION),
+        ("healthy", (1.0, 128.0), canvas.GREEN),
+        ("collapsed", (0.0, 0.0), canvas.VERMILLION),
     ):
         rows = [embedding_row(step, sd, rank, 0.5, 0.5) for step in range(100)]
         report.embeddings_panel(rows, tmp_path / "embeddings.png", dim=128)
         panels = np.array_split(pixels(tmp_path / "embeddings.png"), 3, axis=1)
         for panel in panels[:2]:
-            distance = abs(busiest_row(panel, report.BLUE) - busiest_row(panel, color))
+            distance = abs(busiest_row(panel, canvas.BLUE) - busiest_row(panel, color))
             assert distance <= 3, name
 
 
@@ -106,45 +104,19 @@ def test_one_look_at_the_embeddings_is_enough_for_a_panel(tmp_path):
     report.embeddings_panel([embedding_row(0, 0.4, 20.0, -0.9, 0.8)], tmp_path / "one.png", dim=128)
     # A point alone makes no line: it must be a dot. The legend, with more blue, is on the right.
     left, *_ = np.array_split(pixels(tmp_path / "one.png"), 3, axis=1)
-    assert count(left, report.BLUE) > 10
+    assert count(left, canvas.BLUE) > 10
 
 
 def test_the_knn_curve_starts_at_any_epoch_and_shows_chance(tmp_path):
     report.knn_curve([(5, 50.0)], tmp_path / "one.png", chance=10)
     report.knn_curve([(1, 50.0), (20, 97.5)], tmp_path / "knn.png", chance=10)
-    assert count(pixels(tmp_path / "one.png"), report.VERMILLION) > 500
+    assert count(pixels(tmp_path / "one.png"), canvas.VERMILLION) > 500
     frame = pd.read_csv(tmp_path / "knn.csv")
     assert frame.to_dict("list") == {
         "epoch": [1, 20],
         "knn_top1": [50.0, 97.5],
         "chance": [10, 10],
     }
-
-
-def test_right_and_wrong_neighbours_differ_in_colour_and_in_shape(tmp_path):
-    queries, found = np.ones((2, 8, 8, 3)), np.ones((2, 3, 8, 8, 3))
-    images = {}
-    for flag in (True, False):
-        path = tmp_path / f"{flag}.png"
-        report.neighbours(queries, found, np.full((2, 3), flag), path)
-        images[flag] = pixels(path)
-    assert count(images[True], report.GREEN) > 1000
-    assert count(images[True], report.VERMILLION) == 0
-    assert count(images[False], report.VERMILLION) > 1000
-    assert count(images[False], report.GREEN) == 0
-    # Without colour the mark in a neighbour's corner still tells them apart: ink or no ink.
-    ink = {flag: image.min(-1) < 250 for flag, image in images.items()}
-    below_title = slice(100, None)
-    assert (ink[True][below_title] != ink[False][below_title]).sum() > 100
-
-
-def test_the_neighbours_csv_holds_the_flags(tmp_path):
-    correct = np.array([[True, False], [True, True]])
-    images = RNG.random((2, 2, 8, 8, 3))
-    report.neighbours(images[:, 0], images, correct, tmp_path / "neighbours.png")
-    frame = pd.read_csv(tmp_path / "neighbours.csv")
-    assert list(frame["rank"]) == [1, 2, 1, 2]
-    assert list(frame["correct"]) == [True, False, True, True]
 
 
 def scene(masks=None):
@@ -161,7 +133,7 @@ def test_boxes_are_drawn_in_the_colour_of_their_class_and_listed(tmp_path):
     report.detections([scene()], tmp_path / "found.png", title="one scene")
     image = pixels(tmp_path / "found.png")
     # By name, "one" comes first; its label is drawn twice, that of "two" once.
-    one, two = report.CLASS_COLORS[:2]
+    one, two = canvas.CLASS_COLORS[:2]
     assert count(image, one) > count(image, two) > 500
     frame = pd.read_csv(tmp_path / "found.csv", keep_default_na=False)
     assert list(frame["kind"]) == ["truth", "truth", "prediction"]

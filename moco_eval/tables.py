@@ -18,8 +18,13 @@ from moco_eval import __version__, typeset
 from moco_eval.errors import UsageError, unknown
 from moco_eval.trials import Cell, Record, average, primary, require_comparable
 
-# The order of columns; others follow by name.
-PROTOCOLS = ("linear", "lowshot", "knn", "detect", "segment")
+# The order of columns: classification from the quickest probe to fine-tuning, then detection, each
+# engine beside the other. Others follow by name.
+PROTOCOLS = (
+    *("linear-lbfgs", "linear-ridge", "linear-sgd", "linear-grid"),
+    *("lowshot", "lowshot-finetune", "svm", "svm-lowshot", "knn", "finetune"),
+    *("detect", "detect-tv", "segment", "segment-tv"),
+)
 
 Format = Literal["md", "latex", "csv", "html"]
 
@@ -181,9 +186,8 @@ def _place(record: Record) -> Place:
 
 def _reading_order(place: Place) -> tuple[Any, ...]:
     """As papers print them: classification before detection, whenever each was measured."""
-    engineless = place[0].partition("-")[0]
-    known = engineless in PROTOCOLS
-    return (PROTOCOLS.index(engineless) if known else len(PROTOCOLS), place)
+    known = place[0] in PROTOCOLS
+    return (PROTOCOLS.index(place[0]) if known else len(PROTOCOLS), place)
 
 
 def _columns(records: Sequence[Record]) -> tuple[Column, ...]:

@@ -4,14 +4,14 @@ import io
 import pandas as pd
 import pytest
 
-from moco_eval import __version__, tables, typeset
+from moco_eval import __version__, recipes, suite, tables, typeset
 from moco_eval.errors import UsageError
 
 
 def record(encoder, value, *, seed=0, **changes):
     """A record as ``read_all`` returns it; ``value`` None for a run that measured nothing."""
     given = {
-        "protocol": "linear",
+        "protocol": "linear-lbfgs",
         "version": 1,
         "recipe": "lbfgs",
         "dataset": "digits",
@@ -64,8 +64,8 @@ SMALL = [
 
 def test_a_cell_is_mean_and_sample_sd_and_number_of_seeds():
     found = cells(SMALL)
-    assert found["Random", "linear digits top1"] == "97.0 ± 1.0 (3)"
-    assert found["MoCo v2", "linear digits top1"] == "99.2 ± 0.3 (2)"
+    assert found["Random", "linear-lbfgs digits top1"] == "97.0 ± 1.0 (3)"
+    assert found["MoCo v2", "linear-lbfgs digits top1"] == "99.2 ± 0.3 (2)"
 
 
 def test_a_single_seed_shows_no_spread():
@@ -74,11 +74,11 @@ def test_a_single_seed_shows_no_spread():
 
 def test_deltas_refer_to_the_baseline_and_its_own_row_has_none():
     found = cells(SMALL, baseline="Random")
-    assert found["Random", "linear digits top1"] == "97.0 ± 1.0 (3)"
-    assert found["MoCo v2", "linear digits top1"] == "99.2 ± 0.3 (2) (+2.2)"
+    assert found["Random", "linear-lbfgs digits top1"] == "97.0 ± 1.0 (3)"
+    assert found["MoCo v2", "linear-lbfgs digits top1"] == "99.2 ± 0.3 (2) (+2.2)"
     assert found["MoCo v2", "detect-tv digits AP"] == "31.0 (1) (+0.0)"
     # 97 - 99.2, with a minus sign and not a hyphen.
-    assert cells(SMALL, baseline="MoCo v2")["Random", "linear digits top1"].endswith("(−2.2)")
+    assert cells(SMALL, baseline="MoCo v2")["Random", "linear-lbfgs digits top1"].endswith("(−2.2)")
 
 
 def test_not_run_and_failed_and_preempted_and_a_number_are_told_apart():
@@ -93,27 +93,27 @@ def test_not_run_and_failed_and_preempted_and_a_number_are_told_apart():
         ],
         baseline="A",
     )
-    column = [found[name, "linear digits top1"] for name in "ABCDE"]
+    column = [found[name, "linear-lbfgs digits top1"] for name in "ABCDE"]
     assert column == ["50.0 (1)", "fail", "–", "–", "fail"]
     # Without the baseline's number there is no delta.
-    assert found["D", "linear scenes top1"] == "60.0 (1)"
+    assert found["D", "linear-lbfgs scenes top1"] == "60.0 (1)"
 
 
 def test_a_metric_of_a_failed_run_is_not_averaged():
     # A run that ended in NaN keeps its other metrics; none of them may count.
     found = cells([record("A", 50.0), record("A", 1e9, seed=1, status="failed")])
-    assert found["A", "linear digits top1"] == "50.0 (1)‡"
+    assert found["A", "linear-lbfgs digits top1"] == "50.0 (1)‡"
 
 
 def test_the_newest_record_of_a_seed_stands_and_is_no_second_trial():
     found = cells([record("A", -9.0, seed=4), record("A", 50.0, seed=4), record("A", 51.0, seed=5)])
     # (50 + 51) / 2 = 50.5, sample s.d. sqrt(0.25 + 0.25) = 0.707.
-    assert found["A", "linear digits top1"] == "50.5 ± 0.7 (2)"
+    assert found["A", "linear-lbfgs digits top1"] == "50.5 ± 0.7 (2)"
 
 
 def test_a_seed_that_failed_once_and_then_succeeded_is_a_success():
     found = cells([record("A", None, status="failed"), record("A", 50.0)])
-    assert found["A", "linear digits top1"] == "50.0 (1)"
+    assert found["A", "linear-lbfgs digits top1"] == "50.0 (1)"
 
 
 def test_seeds_that_failed_where_others_succeeded_get_a_footnote():
@@ -121,8 +121,8 @@ def test_seeds_that_failed_where_others_succeeded_get_a_footnote():
         [record("A", 50.0), *(record("A", None, seed=s, status="failed") for s in (7, 3))],
         baseline=None,
     )
-    assert table.frame().loc["A", "linear digits top1"] == "50.0 (1)‡"
-    assert table.notes[0] == "‡ linear digits top1, A: failed and not in the mean: seed 3, 7."
+    assert table.frame().loc["A", "linear-lbfgs digits top1"] == "50.0 (1)‡"
+    assert table.notes[0] == "‡ linear-lbfgs digits top1, A: failed and not in the mean: seed 3, 7."
 
 
 def test_a_deviating_cell_is_marked_and_its_footnote_names_the_deviation():
@@ -131,8 +131,8 @@ def test_a_deviating_cell_is_marked_and_its_footnote_names_the_deviation():
         [record("A", 50.0), record("B", 51.0, **deviating), record("C", 52.0, **deviating)],
         baseline=None,
     )
-    assert list(table.frame()["linear digits top1"]) == ["50.0 (1)", "51.0 (1)†", "52.0 (1)†"]
-    assert table.notes[0] == "† linear digits top1, B, C: departs from recipe lbfgs: num_c=3."
+    assert list(table.frame()["linear-lbfgs digits top1"]) == ["50.0 (1)", "51.0 (1)†", "52.0 (1)†"]
+    assert table.notes[0] == "† linear-lbfgs digits top1, B, C: departs from recipe lbfgs: num_c=3."
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_records_that_differ_by_more_than_the_seed_are_refused(change, field, on
         tables.table([first, second], baseline=None)
     text = str(caught.value)
     # Data and recipe are compared over the whole column, weights within the cell.
-    assert "under linear@1 on digits cannot be" in text
+    assert "under linear-lbfgs@1 on digits cannot be" in text
     assert f"{field} is {one} in {first['name']} (encoder 'MoCo v2')" in text
     assert f"and {two} in {second['name']} (encoder 'MoCo v2')" in text
 
@@ -167,7 +167,9 @@ def test_records_that_differ_by_more_than_the_seed_are_refused(change, field, on
     ids=["data", "config", "metric"],
 )
 def test_rows_that_do_not_share_data_metric_and_recipe_are_refused(change, field):
-    with pytest.raises(UsageError, match="The rows under linear@1 on digits cannot") as caught:
+    with pytest.raises(
+        UsageError, match="The rows under linear-lbfgs@1 on digits cannot"
+    ) as caught:
         tables.table([record("A", 50.0), record("B", 51.0, **change)], baseline=None)
     assert field in str(caught.value)
     assert "(encoder 'B')" in str(caught.value)
@@ -183,9 +185,9 @@ def test_versions_and_recipes_have_columns_of_their_own():
         baseline=None,
     ).frame()
     assert list(found.columns) == [
-        "linear@1 lbfgs digits top1",
-        "linear@1 lbfgs-45 digits top1",
-        "linear@2 lbfgs digits top1",
+        "linear-lbfgs@1 lbfgs digits top1",
+        "linear-lbfgs@1 lbfgs-45 digits top1",
+        "linear-lbfgs@2 lbfgs digits top1",
     ]
     assert list(found.loc["A"]) == ["50.0 (1)", "70.0 (1)", "60.0 (1)"]
 
@@ -193,7 +195,7 @@ def test_versions_and_recipes_have_columns_of_their_own():
 def test_rows_can_be_chosen_and_ordered():
     table = tables.table(SMALL, baseline="Random", encoders=["MoCo v2"])
     assert table.encoders == ("MoCo v2",)
-    assert table.frame().loc["MoCo v2", "linear digits top1"] == "99.2 ± 0.3 (2) (+2.2)"
+    assert table.frame().loc["MoCo v2", "linear-lbfgs digits top1"] == "99.2 ± 0.3 (2) (+2.2)"
 
 
 def test_an_unknown_encoder_is_refused_and_the_nearest_is_offered():
@@ -215,17 +217,17 @@ def test_the_footer_says_what_was_run_and_on_which_records():
 
 
 # sha256 of the seven names sorted and joined by line feeds, computed with coreutils.
-DIGEST = "ca5a8434ef0b"
+DIGEST = "59723939fd1e"
 PROTOCOLS = (
-    "linear digits top1: linear@1, recipe lbfgs, higher is better; "
+    "linear-lbfgs digits top1: linear-lbfgs@1, recipe lbfgs, higher is better; "
     "detect-tv digits AP: detect-tv@1, recipe lbfgs, engine torchvision, higher is better."
 )
 SOURCE = f"7 records, sha256 of their names {DIGEST}; moco-eval {__version__}."
 GOLDEN_MD = f"""\
-| encoder   |    linear digits top1 |   detect-tv digits AP |
-|:----------|----------------------:|----------------------:|
-| Random    |        97.0 ± 1.0 (3) |              31.0 (1) |
-| MoCo v2   | 99.2 ± 0.3 (2) (+2.2) |       31.0 (1) (+0.0) |
+| encoder   |   linear-lbfgs digits top1 |   detect-tv digits AP |
+|:----------|---------------------------:|----------------------:|
+| Random    |             97.0 ± 1.0 (3) |              31.0 (1) |
+| MoCo v2   |      99.2 ± 0.3 (2) (+2.2) |       31.0 (1) (+0.0) |
 
 Cells, in percent: mean ± sample s.d. over seeds (seeds) (difference to Random). \
 –: not run; fail: no seed succeeded.
@@ -238,7 +240,7 @@ GOLDEN_LATEX = f"""\
 % Needs \\usepackage{{booktabs}}.
 \\begin{{tabular}}{{lrr}}
 \\toprule
- & linear digits top1 & detect-tv digits AP \\\\
+ & linear-lbfgs digits top1 & detect-tv digits AP \\\\
 \\midrule
 Random & 97.0 $\\pm$ 1.0 (3) & 31.0 (1) \\\\
 MoCo v2 & 99.2 $\\pm$ 0.3 (2) (+2.2) & 31.0 (1) (+0.0) \\\\
@@ -272,7 +274,10 @@ def test_latex_escapes_names_and_settings():
     text = tables.render(tables.table([hostile], baseline=None), "latex")
     name = r"a\_b \& 50\% \#1 \$x\textasciicircum 2"
     assert f"{name} & 50.0 (1)$^\\dagger$ \\\\" in text
-    assert rf"$^\dagger$ linear digits top1, {name}: departs from recipe lbfgs: lr\_max=3." in text
+    assert (
+        rf"$^\dagger$ linear-lbfgs digits top1, {name}: departs from recipe lbfgs: lr\_max=3."
+        in text
+    )
 
 
 def test_latex_escapes_cells_too():
@@ -304,16 +309,16 @@ def test_csv_has_one_line_a_cell_with_its_numbers():
     rows = list(csv.DictReader(io.StringIO(tables.render(table, "csv"))))
     assert len(rows) == 2 * 3
     assert list(rows[0].values()) == (
-        ["Random", "linear", "1", "lbfgs", "digits", "top1", "97.0", "1.0", "3", "", "ok", ""]
+        ["Random", "linear-lbfgs", "1", "lbfgs", "digits", "top1", "97.0", "1.0", "3", "", "ok", ""]
     )
     # sqrt(0.08) = 0.282843; 30.96 - 31 = -0.04.
     by_place = {(r["encoder"], r["protocol"], r["dataset"]): r for r in rows}
-    moco = by_place["MoCo v2", "linear", "digits"]
+    moco = by_place["MoCo v2", "linear-lbfgs", "digits"]
     assert (moco["mean"], moco["sd"], moco["n"], moco["delta"]) == ("99.2", "0.282843", "2", "2.2")
     assert by_place["MoCo v2", "detect-tv", "digits"]["delta"] == "-0.04"
-    assert by_place["MoCo v2", "linear", "scenes"]["status"] == "failed"
-    assert by_place["Random", "linear", "scenes"]["status"] == "not run"
-    assert by_place["Random", "linear", "scenes"]["mean"] == ""
+    assert by_place["MoCo v2", "linear-lbfgs", "scenes"]["status"] == "failed"
+    assert by_place["Random", "linear-lbfgs", "scenes"]["status"] == "not run"
+    assert by_place["Random", "linear-lbfgs", "scenes"]["mean"] == ""
 
 
 def test_an_unknown_format_is_refused():
@@ -322,15 +327,15 @@ def test_an_unknown_format_is_refused():
 
 
 def test_columns_stand_in_their_fixed_order_whenever_they_were_measured():
-    shuffled = [
-        record("mine", 1.0, protocol=protocol)
-        for protocol in ("segment-tv", "knn", "own", "detect", "linear")
-    ]
+    ordered = [*tables.PROTOCOLS, "another", "own"]
+    shuffled = [record("mine", 1.0, protocol=protocol) for protocol in sorted(ordered)]
     found = tables.table(shuffled, baseline=None)
-    assert [column.protocol for column in found.columns] == [
-        "linear",
-        "knn",
-        "detect",
-        "segment-tv",
-        "own",
-    ]
+    assert [column.protocol for column in found.columns] == ordered
+
+
+def test_every_protocol_of_this_project_has_its_place_among_the_columns():
+    for name in (*suite.IMAGE_PROTOCOLS, *suite.DENSE_PROTOCOLS):
+        module = suite.protocol_module(name)
+        ids = {recipes.protocol_id(name, recipe) for recipe in module.RECIPES.values()}
+        assert ids <= set(tables.PROTOCOLS), name
+    assert {"detect-tv", "segment-tv"} <= set(tables.PROTOCOLS)

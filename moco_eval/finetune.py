@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from moco_eval import accuracy
 from moco_eval.data.selection import selection_slice, told
-from moco_eval.data.splits import ImageData
+from moco_eval.data.splits import ImageData, MultiLabelData
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.errors import DivergedError
+from moco_eval.errors import DivergedError, UsageError
 from moco_eval.features import frozen
 from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
@@ -164,7 +164,7 @@ DEFAULT_RECIPE = "digits"
 def evaluate(
     encoder: Encoder,
     recipe: Recipe,
-    data: ImageData,
+    data: ImageData | MultiLabelData,
     *,
     seed: int,
     work_dir: Path,
@@ -175,10 +175,16 @@ def evaluate(
     In a run of several processes each makes this call, and has the outcome.
 
     Raises:
-        UsageError: If the recipe does not fit the network or the number of processes.
+        UsageError: If the recipe does not fit the network or the number of processes, or an image
+            has several labels.
         DivergedError: If no pair ends with numbers that are finite.
         PreemptedError: If the process was asked to stop; the same call continues.
     """
+    if isinstance(data, MultiLabelData):
+        raise UsageError(
+            f"{data.id} has images of several classes, and fine-tuning takes one class an image. "
+            "Take svm, or linear with --recipe lbfgs."
+        )
     run = _run(encoder, data, seed=seed, work_dir=work_dir, resources=resources)
     with frozen(encoder):
         outcome = _evaluate(run, recipe)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from moco_eval import finetune
-from moco_eval.data.splits import ImageData, Split
+from moco_eval.data.splits import ImageData, MultiLabelData, MultiLabelSplit, Split
 from moco_eval.errors import DivergedError, PreemptedError, UsageError
 from moco_eval.resources import PLAIN
 from moco_eval.training import run as training_run
@@ -233,6 +233,13 @@ def test_a_batch_that_processes_cannot_share_is_refused(data, make_encoder, tmp_
     recipe = replace(SHORT, batch_total=15, mixup=0.5)
     with pytest.raises(UsageError, match=r"batch of 15 .* 1 processes, each .*multiple of 2"):
         finetune.evaluate(make_encoder(), recipe, data, seed=0, work_dir=tmp_path)
+
+
+def test_images_of_several_classes_are_refused(data, make_encoder, tmp_path):
+    split = MultiLabelSplit(data.train.images, [(1, 1)] * 64, "all")
+    several = MultiLabelData("voc", ("a", "b"), split, split)
+    with pytest.raises(UsageError, match=r"voc has images of several classes.*Take svm"):
+        finetune.evaluate(make_encoder(), SHORT, several, seed=0, work_dir=tmp_path)
 
 
 def test_a_network_that_has_learnt_something_is_not_refused():

@@ -61,5 +61,5 @@ PRETRAINED = Format(
     says=((RECORD,), ("arch",)),
     drop=(f"{CLASSIFIER}.*",),
     arch=("arch",),
-    source="pretrain/checkpoint.py",
+    source="pretrain/train.py",
 )

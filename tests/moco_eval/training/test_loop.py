@@ -108,6 +108,26 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(make_encoder, tmp_path, p
     assert whole.read_bytes() == cut.read_bytes()
 
 
+def test_what_is_mixed_and_left_out_is_drawn_by_seed_and_step(make_encoder):
+    encoder = make_encoder("vit_digits")
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 3
+
+    def loss(*, seed, step, **changes):
+        plan = Plan(replace(RECIPE, **changes), 20)
+        state = loop._initial_state(Classifier(encoder, 3, seed=0), plan)
+        with torch.no_grad():
+            state.model.head.weight.mul_(100)
+        with torch.random.fork_rng(devices=[]):
+            batch = [images.clone(), labels]
+            return loop.backward(state, batch, plan, seed=seed, step=step).item()
+
+    for changes in ({"mixup": 0.8}, {"drop_path": 0.5}):
+        first = loss(seed=0, step=0, **changes)
+        assert loss(seed=0, step=0, **changes) == first
+        assert loss(seed=0, step=1, **changes) != first
+        assert loss(seed=1, step=0, **changes) != first
+
+
 def test_the_number_of_workers_changes_nothing(make_encoder, tmp_path):
     for num_workers in (0, 2):
         fitted(make_encoder(), tmp_path / f"{num_workers}", num_workers=num_workers)

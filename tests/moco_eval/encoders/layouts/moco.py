@@ -117,6 +117,6 @@ LAYOUTS = tuple(
         ("mocov3", "ResNet", "synthetic", MOCO_V3, _moco_v3_resnet),
         ("mocov3", "ViT", "synthetic", MOCO_V3, _moco_v3_vit),
         ("moco-eval", "safetensors", "library", "moco-eval convert", _converted),
-        ("moco-pretrain", "ConvNeXt", "synthetic", "pretrain/checkpoint.py", _supervised),
+        ("moco-pretrain", "ConvNeXt", "synthetic", "pretrain/train.py", _supervised),
     )
 )

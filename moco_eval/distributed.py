@@ -78,6 +78,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def device() -> torch.device:
+    """Where a tensor must lie for the other ranks to get it: NCCL takes none from the CPU."""
+    is_nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
+
+
 def gather(tensor: Tensor) -> Tensor:
     """All ranks' ``tensor`` ``(N, ...)`` of equal shapes, one after the other: ``(P * N, ...)``."""
     if world_size() == 1:
@@ -105,6 +111,16 @@ def gather_uneven(tensor: Tensor) -> list[Tensor]:
     padded[: len(tensor)] = tensor
     parts = gather(padded).chunk(world_size())
     return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+
+def gather_dealt(own: Tensor, num_rows: int) -> Tensor:
+    """All ``num_rows`` rows in their order, of which this rank has ``[rank()::world_size()]``."""
+    parts = gather_uneven(own)
+    whole = own.new_empty((sum(len(part) for part in parts), *own.shape[1:]))
+    assert len(whole) == num_rows, f"the ranks have {len(whole)} rows of {num_rows}"
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return whole
 
 
 def exchange(tensor: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:

@@ -1,22 +1,34 @@
 """Images to features fast: a copy of a frozen encoder that is made for nothing else.
 
 BatchNorm is folded into convolutions, weights and images lie channels last, and the precision is
-chosen; the encoder itself stays as it is.
+chosen; the encoder itself stays as it is. On several ranks each takes whole batches, the same as
+one process would, so that the features do not depend on the number of ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
 
+from moco_eval import distributed
+from moco_eval.data.images import InputSpec, to_input
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks.folding import folded
-from moco_eval.encoders.networks.pooling import POOLED, pooled
+from moco_eval.encoders.networks.pooling import POOLED, pooled_kinds
+from moco_eval.errors import DivergedError
+from moco_eval.training.loading import load
 
 Precision = Literal["fp32", "bf16"]
+
+# Images of a batch: what fills the device, and not its memory.
+BATCH = {"cpu": 64, "cuda": 256}
 
 
 class Extractor:
@@ -31,6 +43,8 @@ class Extractor:
     def __init__(
         self, encoder: Encoder, precision: Precision = "fp32", compile: bool = False
     ) -> None:
+        self.name = encoder.name
+        self.input = encoder.input
         self.device = device_of(encoder)
         self.precision = precision
         size = encoder.input.size
@@ -41,7 +55,12 @@ class Extractor:
         if precision == "bf16":
             _halve(self.network)
         self.network.to(memory_format=torch.channels_last)
-        self._pooled = torch.compile(pooled) if compile else pooled
+        self._pooled = pooled_kinds
+        self._compiled_for = 0
+        if compile:
+            # Freezing packs the weights as the kernels want them, once.
+            self._pooled = torch.compile(pooled_kinds, dynamic=False, options={"freezing": True})
+            self._compiled_for = 1
 
     def __call__(self, images: Tensor, kinds: Sequence[str] = (POOLED,)) -> dict[str, Tensor]:
         """Features of each kind ``(N, D)``, float32, on the encoder's device.
@@ -53,13 +72,118 @@ class Extractor:
         Raises:
             UsageError: If the network has no such feature.
         """
-        images = images.to(self.device, memory_format=torch.channels_last)
+        number = len(images)
+        images = images.to(self.device)
+        if self._compiled_for:
+            # The last batch is filled up: a program is compiled for one number of images.
+            self._compiled_for = max(self._compiled_for, number)
+            images = F.pad(images, (*[0] * 6, 0, self._compiled_for - number))
+        images = images.contiguous(memory_format=torch.channels_last)
         enabled = self.precision == "bf16"
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=enabled),
         ):
-            return {kind: self._pooled(self.network, images, kind).float() for kind in kinds}
+            found = self._pooled(self.network, images, tuple(kinds))
+            return {kind: found[kind][:number].float() for kind in kinds}
+
+
+def extract(
+    extractor: Extractor,
+    images: Sequence[Image.Image],
+    *,
+    kind: str = POOLED,
+    num_workers: int = 0,
+    on_all_ranks: bool = False,
+) -> Tensor:
+    """Features ``(N, D)`` of every image once, in their order, float32 on the CPU.
+
+    Args:
+        extractor: Of the encoder.
+        images: Decoded when indexed.
+        kind: Of ``encoders/networks/pooling.py``.
+        num_workers: Processes that load images, for each rank.
+        on_all_ranks: Whether all ranks call this with the same images: each then computes its share
+            and gets all features. Otherwise this process does it alone.
+
+    Raises:
+        UsageError: If the network has no such feature.
+        DataError: If an image cannot be loaded.
+        DivergedError: If a feature is not finite.
+    """
+    rank, num_ranks = (distributed.rank(), distributed.world_size()) if on_all_ranks else (0, 1)
+    size = BATCH.get(extractor.device.type, 256)
+    batches = [
+        range(first, min(first + size, len(images))) for first in range(0, len(images), size)
+    ]
+    loaded = load(
+        _Inputs(images, extractor.input),
+        _Order(batches[rank::num_ranks]),
+        num_workers=num_workers,
+        device=extractor.device.type,
+    )
+
+    # In each round every rank computes one batch, none in the last where there are none left.
+    features, num_counted = torch.empty(0, 0), 0
+    rounds = range(0, len(batches), num_ranks)
+    for first in tqdm(rounds, desc="features", leave=False, disable=True if rank else None):
+        own = torch.empty(0, features.shape[1])
+        if first + rank < len(batches):
+            own = extractor(next(loaded)[0], (kind,))[kind]
+        parts = _gather(own) if num_ranks > 1 else [own]
+        if num_counted == 0:
+            features = torch.empty(len(images), parts[0].shape[1])
+        for batch, part in zip(batches[first : first + num_ranks], parts, strict=False):
+            _require_finite(part, batch, extractor.name)
+            features[batch.start : batch.stop] = part
+            num_counted += len(part)
+    assert num_counted == len(images), f"{num_counted} features of {len(images)} images."
+    return features
+
+
+def _require_finite(features: Tensor, batch: range, name: str) -> None:
+    broken = (~features.isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise DivergedError(
+            f"{name} gives features that are not finite on {len(broken)} images of the first batch "
+            f"with any; the first is image {batch.start + broken[0]}. Look at it with: "
+            "moco-eval check"
+        )
+
+
+def _gather(own: Tensor) -> list[Tensor]:
+    """Each rank's features ``(N_rank, D)``, of which some may be ``(0, anything)``."""
+    device = distributed.device()
+    width = int(distributed.gather(torch.tensor([own.shape[1]], device=device)).max())
+    own = own.to(device) if len(own) else torch.empty(0, width, device=device)
+    return distributed.gather_uneven(own)
+
+
+class _Inputs(Dataset[tuple[Tensor]]):
+    """What an encoder takes of each image."""
+
+    def __init__(self, images: Sequence[Image.Image], spec: InputSpec) -> None:
+        self.images = images
+        self.transform = to_input(spec)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor]:
+        return (self.transform(self.images[index]),)
+
+
+class _Order(Sampler[list[int]]):
+    """Given batches."""
+
+    def __init__(self, batches: Sequence[range]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return map(list, self.batches)
 
 
 def _halve(network: nn.Module) -> None:

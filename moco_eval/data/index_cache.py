@@ -64,12 +64,13 @@ def is_settled(mtime_ns: int) -> bool:
 
 
 def _path_of(key: str) -> Path | None:
-    folder = _folder()
+    folder = users_folder()
     name = f"{hashlib.sha256(_stamped(key)).hexdigest()[:24]}.npz"
     return None if folder is None else folder / "index" / name
 
 
-def _folder() -> Path | None:
+def users_folder() -> Path | None:
+    """Where this user's caches lie; None where there is no such place."""
     if chosen := os.environ.get("MOCO_EVAL_CACHE"):
         return Path(chosen)
     if users := os.environ.get("XDG_CACHE_HOME"):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 # Rounding changes the output by 1e-6, on GPUs that multiply in TF32 by 1e-3; a layer that must not
 # be folded changes it by as much as it is.
 MAX_CHANGE = 1e-2
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
 @torch.no_grad()
@@ -34,6 +35,8 @@ def folded(network: nn.Module, images: Tensor) -> nn.Module:
         images: ``(N, C, H, W)``, any that it takes; one is enough.
     """
     twin = copy.deepcopy(network)
+    if not any(type(module) in NORMS for module in twin.modules()):
+        return twin
     pairs, expected = _watch(twin, images)
     if not pairs:
         return twin
@@ -49,15 +52,12 @@ def _watch(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], T
     # The outputs are kept, so that none has the identity of another that is gone.
     made: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
-    calls: Counter[str] = Counter()
     hooks = []
 
     def note(name: str, output: Tensor) -> None:
-        calls[name] += 1
         made[id(output)] = (name, output)
 
     def find(name: str, norm: nn.Module, taken: Tensor) -> None:
-        calls[name] += 1
         if id(taken) in made and _is_settled(norm):
             pairs.append((made[id(taken)][0], name))
 
@@ -66,19 +66,16 @@ def _watch(network: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], T
             hooks.append(
                 module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
             )
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
+        elif type(module) in NORMS:
             hooks.append(
                 module.register_forward_pre_hook(lambda norm, x, name=name: find(name, norm, x[0]))
             )
     features = network(images)
     for hook in hooks:
         hook.remove()
-    # What runs twice in a pass, or feeds two, stays as it is.
+    # What feeds two, such as a layer that runs twice, stays as it is.
     takers = Counter(convolution for convolution, _ in pairs)
-    alone = [
-        pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1 and takers[pair[0]] == 1
-    ]
-    return alone, features
+    return [pair for pair in pairs if takers[pair[0]] == 1], features
 
 
 def _is_settled(norm: nn.Module) -> bool:

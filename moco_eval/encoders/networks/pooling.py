@@ -9,6 +9,7 @@ appendix F.2; facebookresearch/dino, eval_linear.py); any number of blocks.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,45 +58,73 @@ def pooled(network: nn.Module, images: Tensor, kind: str = POOLED) -> Tensor:
     Raises:
         UsageError: If there is no such kind, or the network has none of it.
     """
-    _require_fits(network, kind)
-    if kind == POOLED:
-        features: Tensor = network(images)
-        return features
-    if not _is_transformer(network):
-        return last_map(network, images).mean((2, 3))
-    transformer: Any = network
-    if kind.startswith("last"):
-        return _last_classes(transformer, images, int(kind.removeprefix("last")))
-    tokens = transformer.forward_features(images)
+    return pooled_kinds(network, images, (kind,))[kind]
+
+
+def pooled_kinds(network: nn.Module, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """Features of several kinds, from one pass through the network; see ``pooled``."""
+    for kind in kinds:
+        _require_fits(network, kind)
+    if set(kinds) == {POOLED}:
+        return {POOLED: network(images)}
+    if _is_transformer(network):
+        return _of_transformer(network, images, kinds)
+    features = _last_features(network, images)
+    found = {"mean": _channels_second(network, features).mean((2, 3))}
+    if POOLED in kinds:
+        found[POOLED] = _head(network, features)
+    return {kind: found[kind] for kind in kinds}
+
+
+def _of_transformer(transformer: Any, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+    blocks = [int(kind.removeprefix("last")) for kind in kinds if kind.startswith("last")]
+    if not blocks:
+        tokens, classes = transformer.forward_features(images), []
+    else:
+        tokens, outputs = transformer.forward_intermediates(
+            images, indices=max(blocks), return_prefix_tokens=True, norm=True, output_fmt="NLC"
+        )
+        # The class tokens of the last blocks, the last one last.
+        classes = [_norm(transformer, prefix[:, 0]) for _, prefix in outputs]
     parts = {"cls": tokens[:, 0], "mean": tokens[:, transformer.num_prefix_tokens :].mean(1)}
-    return torch.cat([_norm(transformer, parts[part]) for part in kind.split("+")], dim=1)
+
+    def feature(kind: str) -> Tensor:
+        if kind == POOLED:
+            return _head(transformer, tokens)
+        if kind.startswith("last"):
+            return torch.cat(classes[-int(kind.removeprefix("last")) :], dim=1)
+        return torch.cat([_norm(transformer, parts[part]) for part in kind.split("+")], dim=1)
+
+    return {kind: feature(kind) for kind in kinds}
 
 
 def last_map(network: nn.Module, images: Tensor) -> Tensor:
     """The last feature map ``(N, D, h, w)`` of a network that has one."""
-    convolutional: Any = network
-    if not hasattr(network, "forward_features"):
-        stem, stages = resnet_parts(network)
-        convolutional = nn.Sequential(stem, *stages)
-        features: Tensor = convolutional(images)
+    return _channels_second(network, _last_features(network, images))
+
+
+def _last_features(network: Any, images: Tensor) -> Tensor:
+    if hasattr(network, "forward_features"):
+        features: Tensor = network.forward_features(images)
         return features
-    features = convolutional.forward_features(images)
+    stem, stages = resnet_parts(network)
+    last: Tensor = nn.Sequential(stem, *stages)(images)
+    return last
+
+
+def _channels_second(network: nn.Module, features: Tensor) -> Tensor:
     # Swin's channels come last.
     is_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
     return features.movedim(-1, 1) if is_last else features
 
 
-def _last_classes(transformer: Any, images: Tensor, number: int) -> Tensor:
-    """The class tokens of the last blocks, the last one last."""
-    outputs = transformer.forward_intermediates(
-        images,
-        indices=number,
-        return_prefix_tokens=True,
-        norm=True,
-        output_fmt="NLC",
-        intermediates_only=True,
-    )
-    return torch.cat([_norm(transformer, prefix[:, 0]) for _, prefix in outputs], dim=1)
+def _head(network: Any, features: Tensor) -> Tensor:
+    """What a network makes of its last features; torchvision's ResNets have no name for it."""
+    if hasattr(network, "forward_head"):
+        pooled_features: Tensor = network.forward_head(features)
+    else:
+        pooled_features = network.fc(network.avgpool(features).flatten(1))
+    return pooled_features
 
 
 def _norm(transformer: Any, features: Tensor) -> Tensor:

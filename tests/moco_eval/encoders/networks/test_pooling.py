@@ -12,7 +12,7 @@ from moco_eval.data.catalog import Split, open_images
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import build_network
-from moco_eval.encoders.networks.pooling import kinds_of, pooled
+from moco_eval.encoders.networks.pooling import kinds_of, pooled, pooled_kinds
 from moco_eval.errors import UsageError
 
 # Width 64, two blocks, 4 x 4 patches.
@@ -119,6 +119,29 @@ def test_the_mean_of_other_networks_is_that_of_their_last_map(arch, dim):
 def test_a_feature_that_a_network_lacks_is_refused_with_those_it_has(arch, kind, text):
     with pytest.raises(UsageError, match=text):
         pooled(build(arch), torch.randn(1, 3, 32, 32), kind)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *(VIT, REGISTERS, ROPE, f"{VIT},global_pool=avg", "vit_digits"),
+        *("resnet10_small", CONVNEXT, SWIN, "timm:resnet10t"),
+    ],
+)
+def test_one_pass_gives_every_feature_as_a_pass_of_its_own_does(arch):
+    size = 224 if arch == SWIN else 32
+    network, images = build(arch), torch.randn(2, 3, size, size)
+    kinds = [*kinds_of(network), "last1"] if "vit" in arch else list(kinds_of(network))
+    passes = []
+    network.register_forward_hook(lambda *_: passes.append("whole"))
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_hook(lambda *_: passes.append("first layer"))
+    with torch.inference_mode():
+        found = pooled_kinds(network, images, kinds)
+        assert passes == ["first layer"]
+        assert list(found) == kinds
+        for kind, feature in found.items():
+            assert torch.allclose(feature, pooled(network, images, kind), atol=1e-6), kind
 
 
 def test_a_network_tells_its_features():

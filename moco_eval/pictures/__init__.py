@@ -25,21 +25,24 @@ def draw(
 ) -> list[Path]:
     """Draw every picture that the arrays of a run allow.
 
-    ``per_class.png``, ``confusion.png`` and ``reliability.png`` need ``logits`` and ``labels``;
-    ``map.png`` needs ``test_features`` and ``labels``; ``neighbours.png`` needs ``neighbours``,
-    ``labels``, ``train_labels`` and the images; ``sensitivity.png`` needs ``sensitivity``. Labels
-    of several classes an image allow none of those that need labels.
+    ``per_class.png`` and ``confusion.png`` need ``labels`` with ``logits`` or ``scores``, the first
+    may have ``AP_by_class`` instead; ``reliability.png`` needs ``labels`` and ``logits``;
+    ``map.png`` needs ``labels`` and ``test_features``; ``neighbours.png`` needs ``labels``,
+    ``train_labels``, ``neighbours`` and the images; ``sensitivity.png`` needs ``sensitivity``.
+    Labels of several classes an image allow none of those that need labels.
 
     Args:
         drawn: By name, as numpy arrays or what ``np.asarray`` takes:
             ``logits`` ``(M, C)`` of the test set, whose softmax is the classifier's confidence;
+            ``scores`` ``(M, C)`` instead, where it is none, such as those of SVMs;
+            ``AP_by_class`` ``(C,)`` in percent, where an image may show several classes;
             ``labels`` ``(M,)`` of the test set, classes from 0;
             ``train_labels`` ``(N,)`` of the training set;
             ``test_features`` ``(M, D)``;
             ``neighbours`` ``(M, k)``: the training images nearest to each test image, nearest
             first, and ``similarities`` ``(M, k)``, how near, which may be absent;
             ``sensitivity``: one mapping a tried setting, with its hyper-parameters, its held-out
-            ``top1`` and, where that did not decide, ``chosen``. Other names are ignored.
+            ``top1`` and, for the one that was chosen, ``chosen``. Other names are ignored.
         classes: The classes' names, by label; a class without one is called by its number.
         images: The test and the training images, decoded when indexed; None draws none.
         folder: Where the pictures go; made if it is missing.
@@ -57,12 +60,17 @@ def draw(
     made = []
     if "sensitivity" in drawn:
         made.append(sensitivity.draw(drawn["sensitivity"], folder, title=title))
+    scores = arrays.get("logits", arrays.get("scores"))
+    if one_a_row and scores is not None:
+        names = _names(classes, max(scores.shape[1], int(labels.max()) + 1))
+        made.append(by_class.draw_accuracy(scores, labels, names, folder, title=title))
+        made.append(by_class.draw_confusion(scores, labels, names, folder, title=title))
+    elif "AP_by_class" in arrays:
+        precision = arrays["AP_by_class"]
+        names = _names(classes, len(precision))
+        made.append(by_class.draw_precision(precision, names, folder, title=title))
     if one_a_row and "logits" in arrays:
-        logits = arrays["logits"]
-        names = _names(classes, max(logits.shape[1], int(labels.max()) + 1))
-        made.append(by_class.draw_accuracy(logits, labels, names, folder, title=title))
-        made.append(by_class.draw_confusion(logits, labels, names, folder, title=title))
-        made.append(reliability.draw(logits, labels, folder, title=title))
+        made.append(reliability.draw(arrays["logits"], labels, folder, title=title))
     if one_a_row and images and {"neighbours", "train_labels"} <= arrays.keys():
         names = _names(classes, int(max(labels.max(), arrays["train_labels"].max())) + 1)
         made.append(nearest.draw(arrays, images, names, folder, title=title))
@@ -72,7 +80,10 @@ def draw(
     return [path for path in made if path]
 
 
-_ARRAYS = ("logits", "labels", "train_labels", "test_features", "neighbours", "similarities")
+_ARRAYS = (
+    *("logits", "scores", "labels", "train_labels", "AP_by_class"),
+    *("test_features", "neighbours", "similarities"),
+)
 
 
 def _names(classes: Sequence[str], at_least: int) -> list[str]:

@@ -52,18 +52,60 @@ def draw_accuracy(
     heading = f"{title}\nAccuracy by class (%), mean of {len(some):,} classes {mean:.1f}"
     if missing := len(frame) - len(some):
         heading += f"; {missing:,} without test images"
+    texts = [
+        f"{share:.0f}  ({found:,}/{n:,})"
+        for share, found, n in zip(some["top1"], some["right"], some["n"], strict=True)
+    ]
+    bars = some.assign(value=some["top1"], text=texts)
+    path = folder / "per_class.png"
     with style():
-        figure = _accuracy_bars(some, mean) if len(some) <= MAX_BARS else _extremes(some, mean)
-        path = folder / "per_class.png"
-        save(figure, path, title=heading)
+        save(_sorted_bars(bars, "accuracy (%)"), path, title=heading)
     save_numbers(frame.round(4), path)
     return path
 
 
-def _accuracy_bars(some: pd.DataFrame, mean: float) -> Figure:
-    figure = Figure(figsize=(7, 1.3 + 0.26 * len(some)), layout="constrained")
+def draw_precision(
+    precision: Array, names: Sequence[str], folder: Path, *, title: str
+) -> Path | None:
+    """Draw ``per_class.png`` of images that may show several classes: average precision, sorted.
+
+    Args:
+        precision: ``(C,)`` in percent; no number where the test set does not show the class.
+        names: Of the classes.
+        folder: Where it goes.
+        title: What it is of.
+
+    Returns:
+        The picture; None where no class has a number.
+    """
+    frame = pd.DataFrame(
+        {"index": range(len(names)), "class": names, "AP": precision.astype(float)}
+    ).sort_values(["AP", "index"], ascending=[False, True], na_position="last")
+    some = frame.dropna()
+    if some.empty:
+        return None
+    bars = some.assign(value=some["AP"], text=[f"{value:.1f}" for value in some["AP"]])
+    heading = f"{title}\nAverage precision by class (%), mean of {len(some):,} classes"
+    path = folder / "per_class.png"
+    with style():
+        figure = _sorted_bars(bars, "average precision (%)")
+        save(figure, path, title=f"{heading} {some['AP'].mean():.1f}")
+    save_numbers(frame.round(4), path)
+    return path
+
+
+def _sorted_bars(bars: pd.DataFrame, measure: str) -> Figure:
+    """One bar a class, or of many the extremes; columns ``class``, ``value`` and ``text``."""
+    if len(bars) <= MAX_BARS:
+        return _all_bars(bars, measure)
+    return _extremes(bars, measure)
+
+
+def _all_bars(bars: pd.DataFrame, measure: str) -> Figure:
+    mean = bars["value"].mean()
+    figure = Figure(figsize=(7, 1.3 + 0.26 * len(bars)), layout="constrained")
     axes = figure.subplots()
-    _bars(axes, some)
+    _bars(axes, bars, measure)
     axes.axvline(mean, **_MEAN)
     axes.text(
         mean,
@@ -77,35 +119,30 @@ def _accuracy_bars(some: pd.DataFrame, mean: float) -> Figure:
     return figure
 
 
-def _extremes(some: pd.DataFrame, mean: float) -> Figure:
+def _extremes(bars: pd.DataFrame, measure: str) -> Figure:
     """The best and the worst classes, and how all are distributed."""
     figure = Figure(figsize=(13, 1.6 + 0.26 * NUM_SHOWN), layout="constrained")
-    best, worst, all_of_them = figure.subplots(1, 3, width_ratios=[1, 1, 0.9])
+    best, worst, every = figure.subplots(1, 3, width_ratios=[1, 1, 0.9])
     for axes, part, heading in (
-        (best, some[:NUM_SHOWN], f"the best {NUM_SHOWN}"),
-        (worst, some[-NUM_SHOWN:], f"the worst {NUM_SHOWN}"),
+        (best, bars[:NUM_SHOWN], f"the best {NUM_SHOWN}"),
+        (worst, bars[-NUM_SHOWN:], f"the worst {NUM_SHOWN}"),
     ):
-        _bars(axes, part)
+        _bars(axes, part, measure)
         axes.set(title=heading)
-    all_of_them.hist(some["top1"], bins=np.arange(0, 101, 10), color=BLUE, edgecolor="white")
-    all_of_them.axvline(mean, **_MEAN)
-    all_of_them.set(
-        title=f"all {len(some):,}; dashed: their mean",
-        xlabel="accuracy (%)",
-        ylabel="classes",
-        xlim=(0, 100),
-    )
+    every.hist(bars["value"], bins=np.arange(0, 101, 10), color=BLUE, edgecolor="white")
+    every.axvline(bars["value"].mean(), **_MEAN)
+    every.set(title=f"all {len(bars):,}; dashed: their mean", xlabel=measure, ylabel="classes")
+    every.set(xlim=(0, 100))
     return figure
 
 
-def _bars(axes: Axes, part: pd.DataFrame) -> None:
+def _bars(axes: Axes, part: pd.DataFrame, measure: str) -> None:
     places = range(len(part))
-    axes.barh(places, part["top1"], color=BLUE, height=0.72)
-    for place, top1, right, n in zip(places, part["top1"], part["right"], part["n"], strict=True):
-        text = f"{top1:.0f}  ({right:,}/{n:,})"
+    axes.barh(places, part["value"], color=BLUE, height=0.72)
+    for place, text in zip(places, part["text"], strict=True):
         axes.text(102, place, text, va="center", fontsize=9)
     axes.set_yticks(places, [shorten(name, _NAME_WIDTH) for name in part["class"]])
-    axes.set(ylim=(len(part) - 0.4, -0.6), xlim=(0, 145), xlabel="accuracy (%)")
+    axes.set(ylim=(len(part) - 0.4, -0.6), xlim=(0, 145), xlabel=measure)
     axes.set_xticks(range(0, 101, 20))
     axes.tick_params(axis="y", length=0)
     axes.grid(False)

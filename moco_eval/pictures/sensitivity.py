@@ -48,7 +48,7 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -> Path
     Args:
         rows: One a tried setting: its hyper-parameters; ``top1`` in percent on the slice to choose
             on, None or no number where it diverged; and ``chosen``, true for the one that was
-            chosen, if that was not by ``top1``.
+            chosen. Without that the best is marked, and called so.
         folder: Where it goes.
         title: What it is of.
 
@@ -62,23 +62,23 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -> Path
     if not metric or not swept or given[metric].astype(float).isna().all():
         return None
     given[metric] = given[metric].astype(float)
-    marked = (row for row in settings if row.get("chosen"))
-    chosen = next(marked, settings[int(given[metric].argmax())])
+    marked = next((row for row in settings if row.get("chosen")), None)
+    shown = marked or settings[int(given[metric].argmax())]
     # Settings that were tried several times, on other draws or folds, are one point each.
     means = given.groupby(swept, dropna=False, sort=False)[metric].mean()
     table = means.reset_index().rename(columns={metric: "score"})
     best = table["score"].max()
     near = (table["score"] >= best - FLAT).sum()
-    setting = ", ".join(f"{_word(name)} {_say(chosen[name])}" for name in swept)
+    setting = ", ".join(f"{_word(name)} {_say(shown[name])}" for name in swept)
     path = folder / "sensitivity.png"
     with style():
-        figure, meaning = _panels(table, swept, chosen)
+        figure, meaning = _panels(table, swept, shown)
         save(
             figure,
             path,
             title=f"{title}\nHeld-out {_word(metric)} (%) by {', '.join(map(_word, swept))}; best"
             f" {best:.1f}, {near} of {len(table)} settings within {FLAT:g} point of it{meaning}"
-            f"\n★ chosen: {setting}, {_say(chosen[metric], '.1f')}",
+            f"\n★ {'chosen' if marked else 'best'}: {setting}, {_say(shown[metric], '.1f')}",
         )
     save_numbers(given, path)
     return path

@@ -86,6 +86,24 @@ def test_what_lacks_an_array_is_left_out(tmp_path):
     assert pictures.draw({}, classes=(), folder=tmp_path, title="") == []
 
 
+def test_scores_that_are_no_confidences_have_no_reliability(tmp_path):
+    others = {"sensitivity": None, "test_features": None, "neighbours": None}
+    names = draw(tmp_path, **others, logits=None, scores=ARRAYS["logits"])
+    assert names == ["per_class.png", "confusion.png"]
+
+
+def test_of_images_with_several_classes_the_average_precision_is_drawn_by_class(tmp_path):
+    # Class b is in no test image; a class without a name is called by its number.
+    found = {"labels": np.eye(4)[LABELS], "logits": np.eye(4), "AP_by_class": [50, np.nan, 70, 60]}
+    (path,) = pictures.draw(found, classes=("a", "b", "c"), folder=tmp_path, title="")
+    assert path.name == "per_class.png"
+    assert numbers(path).to_dict("list") == {
+        "index": [2, 3, 0, 1],
+        "class": ["c", "3", "a", "b"],
+        "AP": ["70.0", "60.0", "50.0", ""],
+    }
+
+
 def test_pictures_made_again_have_the_same_bytes(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     draw(first)

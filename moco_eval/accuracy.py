@@ -120,3 +120,22 @@ def eleven_point_precision(scores: Tensor, is_positive: Tensor) -> float:
     # Whole numbers of images, as 0.1 has no exact binary form.
     reached = [precision[10 * found >= tenths * num_positive].max() for tenths in range(11)]
     return torch.stack(reached).mean().item()
+
+
+def envelope_precision(scores: Tensor, is_positive: Tensor) -> float:
+    """Average precision on 0-1 of one class: area under the monotone precision-recall envelope.
+
+    At each recall counts the greatest precision of those that reach it: PASCAL VOC's since 2010
+    (Everingham et al., IJCV 2015, section 3.5.1), and VISSL's for its SVMs on VOC 2007
+    (facebookresearch/vissl@09270ed2, vissl/utils/svm_utils/evaluate.py). nan where nothing is
+    positive.
+
+    Args:
+        scores: ``(M,)``; only their order counts.
+        is_positive: ``(M,)``, boolean.
+    """
+    ranked = is_positive[scores.argsort(descending=True, stable=True)].double()
+    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1, device=ranked.device)
+    envelope = precision.flip(0).cummax(0).values.flip(0)
+    # Recall rises by the same step at every positive; the mean of none is nan.
+    return envelope[ranked > 0].mean().item()

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from moco_eval import neighbours as nearest
 from moco_eval.accuracy import calibration_error, recall_by_class
-from moco_eval.data.catalog import ImageData
+from moco_eval.data.splits import ImageData, MultiLabelData
 from moco_eval.encoders.encoder import Encoder, tensor_sha256
 from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.encoders.projector import described, load_projector, project
-from moco_eval.errors import UsageError
+from moco_eval.errors import DataError, UsageError
 from moco_eval.extraction import device_of
 from moco_eval.features import Features, Precision, of_data
 from moco_eval.records import Outcome
@@ -96,7 +96,7 @@ DEFAULT_RECIPE = "knn-20"
 def evaluate(
     encoder: Encoder,
     recipe: Recipe,
-    data: ImageData,
+    data: ImageData | MultiLabelData,
     *,
     seed: int,
     work_dir: Path,
@@ -105,9 +105,15 @@ def evaluate(
     """Classify the test set by its neighbours in the training set; the seed changes nothing.
 
     Raises:
+        DataError: If images show several classes.
         UsageError: If there are fewer training images than neighbours that shall vote.
         CheckpointError: If the recipe wants a projector and the encoder comes without one.
     """
+    if isinstance(data, MultiLabelData):
+        raise DataError(
+            f"{data.id} has images that show several classes, and knn tells one. Take the protocol "
+            "svm, or linear with --recipe lbfgs-45."
+        )
     num_train = len(data.train)
     if recipe.k > num_train:
         raise UsageError(f"k = {recipe.k} is more than the {num_train} training images.")
@@ -140,7 +146,9 @@ def evaluate(
         drawn={
             "logits": shares.log(),
             "labels": labels,
+            "train_labels": features.train_labels,
             "neighbours": index[:, :NUM_SHOWN],
+            "similarities": similarity[:, :NUM_SHOWN],
             "test_features": features.test,
         },
     )

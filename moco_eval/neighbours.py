@@ -77,11 +77,11 @@ def search(
 def search_on_all_ranks(bank: Tensor, queries: Tensor, k: int) -> Neighbours:
     """As ``search``, the queries shared out among the ranks; every rank returns all of them."""
     own = search(bank, queries[distributed.rank() :: distributed.world_size()], k)
-    similarity, index = (
-        _interleaved(distributed.gather_uneven(part)) for part in (own.similarity, own.index)
+    num_queries = len(queries)
+    return Neighbours(
+        distributed.gather_dealt(own.similarity, num_queries),
+        distributed.gather_dealt(own.index, num_queries),
     )
-    assert len(index) == len(queries), f"{len(index)} of {len(queries)} queries were answered"
-    return Neighbours(similarity, index)
 
 
 def _on_grid(features: Tensor) -> Tensor:
@@ -105,11 +105,3 @@ def _greatest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         whole = values[is_cut].sort(dim=1, descending=True, stable=True)
         found[is_cut], columns[is_cut] = whole.values[:, :k], whole.indices[:, :k]
     return found, columns
-
-
-def _interleaved(parts: list[Tensor]) -> Tensor:
-    """Undo ``[rank::world_size]``: row r of part p is row ``r * len(parts) + p`` of the whole."""
-    whole = parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
-    return whole

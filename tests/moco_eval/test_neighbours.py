@@ -106,5 +106,5 @@ def test_ranks_share_the_queries_and_all_know_all(on_ranks, num_ranks):
 
 def test_a_rank_that_answers_too_little_is_noticed(monkeypatch):
     monkeypatch.setattr(neighbours.distributed, "gather_uneven", lambda part: [part[:-1]])
-    with pytest.raises(AssertionError, match="6 of 7 queries were answered"):
+    with pytest.raises(AssertionError, match="the ranks have 6 rows of 7"):
         search_on_all_ranks(random_features(9, 4, 0), random_features(7, 4, 1), 2)

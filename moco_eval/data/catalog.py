@@ -72,8 +72,8 @@ def open_images(spec: str) -> ImageData:
     if isinstance(data, ImageData):
         return data
     raise UsageError(
-        f"An image of {spec} may show several of its {len(data.classes)} classes, and this "
-        "protocol gives each image one. Evaluate on it with: moco-eval svm"
+        f"An image of {spec} may show several of its {len(data.classes)} classes, but one class an "
+        "image is asked for. Evaluate on it by svm, or by linear with --recipe lbfgs-45."
     )
 
 

@@ -298,7 +298,7 @@ def test_a_protocol_of_one_label_an_image_refuses_several(tmp_path, put, publish
     write_voc(put, VOC)
     with pytest.raises(
         UsageError,
-        match=r"voc07:.* may show several of its 2 classes, and this protocol .*moco-eval svm",
+        match=r"voc07:.* may show several of its 2 classes, but one .* by svm, or by linear",
     ):
         open_images(f"voc07:{tmp_path}")
 

@@ -87,7 +87,12 @@ def prepare(
 
 
 def parameter_groups(
-    model: Classifier, *, weight_decay: float, layer_decay: float, decay_vectors: bool
+    model: Classifier,
+    *,
+    weight_decay: float,
+    layer_decay: float,
+    decay_vectors: bool,
+    head_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
     """The parameters by the learning rate and the weight decay that they share.
 
@@ -98,6 +103,7 @@ def parameter_groups(
             the next one's: Clark et al., arXiv:2003.10555, as timm numbers layers.
         decay_vectors: Whether parameters of one dimension or none decay, and those that timm's
             networks name themselves.
+        head_lr_factor: How many times the full rate the classifier learns at.
 
     Returns:
         Groups as torch's optimizers take them; ``lr_scale`` is the share of the learning rate.
@@ -109,7 +115,8 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         inner = name.removeprefix("encoder.")
-        scale = layer_decay ** (head - layers.get(inner, head))
+        is_head = inner == name
+        scale = head_lr_factor if is_head else layer_decay ** (head - layers.get(inner, head))
         is_spared = not decay_vectors and (parameter.dim() <= 1 or inner in spared)
         groups.setdefault((scale, 0.0 if is_spared else weight_decay), []).append(parameter)
     return [

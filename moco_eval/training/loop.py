@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from moco_eval.training.signals import StopRequest
 # What a kill that nobody announced may cost; being asked to stop costs nothing.
 SAVE_EVERY_S = 300.0
 BATCH_TEST = 256
+
+ADVICE = 'Try a smaller learning rate: --set "lr=[...]"; or, in fp16, --set precision=bf16'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,11 @@ def fit(model: Classifier, plan: Plan, crops: TrainingCrops, job: Job) -> None:
     progress = Progress(job.name, total=num_steps, done=begun, quiet=not is_first)
     pace, saved_s = Pace(recipe.batch_total), time.monotonic()
     own = [device] if device.type == "cuda" else []
-    with StopRequest().listening() as stop, torch.random.fork_rng(devices=own):
+    with (
+        closing(progress),
+        StopRequest().listening() as stop,
+        torch.random.fork_rng(devices=own),
+    ):
         for step, batch in enumerate(pace.timed(batches), start=begun):
             # One update, unless a rank's numbers are not finite: all learn of it before.
             loss = backward(state, batch, plan, seed=job.seed, step=step)
@@ -113,7 +120,6 @@ def fit(model: Classifier, plan: Plan, crops: TrainingCrops, job: Job) -> None:
                     f"Stopped by {stop.reason or 'a signal to another rank'} after step {done} of "
                     f"{num_steps}; the state is saved. The same command continues."
                 )
-    progress.close()
 
 
 def backward(
@@ -185,9 +191,6 @@ def predict(
     return gathered
 
 
-ADVICE = 'Try a smaller learning rate: --set "lr=[...]"; or, in fp16, --set precision=bf16'
-
-
 class _TestCrops(Dataset[tuple[Tensor]]):
     def __init__(self, images: Sequence[Image.Image], spec: InputSpec) -> None:
         self.images = images
@@ -208,6 +211,7 @@ def _initial_state(model: Classifier, plan: Plan) -> State[Classifier]:
         weight_decay=plan.weight_decay,
         layer_decay=recipe.layer_decay,
         decay_vectors=recipe.decay_vectors,
+        head_lr_factor=recipe.head_lr_factor,
     )
     optimizer = build_optimizer(
         recipe.optimizer, groups, lr=recipe.lr[0], weight_decay=plan.weight_decay

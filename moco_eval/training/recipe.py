@@ -29,9 +29,11 @@ class Recipe:
         decay_vectors: Whether biases and norms, and what a transformer learns of positions and
             class, decay as well.
         schedule: How the learning rate falls: on half a cosine, or at ``lr_drops``.
-        lr_drops: At which shares of the training it falls to a tenth.
+        lr_drops: At which shares of the training it falls.
+        lr_drop_factor: To which share of itself.
         warmup_epochs: Epochs in which it rises linearly.
         lr_min: Where the rise begins and the cosine ends.
+        head_lr_factor: How many times the others' learning rate the new classifier's is.
         layer_decay: The learning rate of each layer, from the classifier down, as a share of the
             next one's.
         batch_norm_window: BatchNorm keeps ``max(1 - batch_norm_window / s, 0.9)`` of its statistics
@@ -61,8 +63,10 @@ class Recipe:
     decay_vectors: bool = True
     schedule: Literal["cosine", "drops"] = "cosine"
     lr_drops: tuple[float, ...] = ()
+    lr_drop_factor: float = 0.1
     warmup_epochs: float = 0.0
     lr_min: float = 0.0
+    head_lr_factor: float = 1.0
     layer_decay: float = 1.0
     batch_norm_window: float = 0.0
     drop_path: float = 0.0
@@ -95,6 +99,11 @@ class Recipe:
             raise UsageError(
                 "batch_total and repeats must be at least 1 and holdout between 0 and 1, found "
                 f"{self.batch_total}, {self.repeats} and {self.holdout}."
+            )
+        if self.head_lr_factor <= 0 or not 0 < self.lr_drop_factor <= 1:
+            raise UsageError(
+                "head_lr_factor must lie above 0, lr_drop_factor above 0 and up to 1, found "
+                f"{self.head_lr_factor} and {self.lr_drop_factor}."
             )
         if not 0 < self.layer_decay <= 1 or not 0 <= self.drop_path < 1:
             raise UsageError(
@@ -161,5 +170,5 @@ class Plan:
         else:
             drops = [round(share * num_steps) for share in recipe.lr_drops]
             rise = step / warmup if step < warmup else 1.0
-            factor = rise * schedules.step_drops(step, drops)
+            factor = rise * schedules.step_drops(step, drops, recipe.lr_drop_factor)
         return recipe.lr_min + (recipe.lr[0] - recipe.lr_min) * factor

@@ -169,7 +169,7 @@ def test_a_layer_learns_at_its_share_of_the_rate(make_encoder, tmp_path):
 
 
 def logits_on_rank(encoder, images):
-    return predict(Classifier(encoder, 3, seed=0), images, DIGITS_INPUT)
+    return predict(Classifier(encoder, 3, seed=0).train(), images, DIGITS_INPUT)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

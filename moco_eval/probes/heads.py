@@ -184,7 +184,8 @@ class Heads:
             features,
             self.running_mean,
             self.running_var,
-            training=training,
+            # A batch of one image, such as an epoch's last, has no variance.
+            training=training and len(features) > 1,
             momentum=NORM_MOMENTUM,
             eps=NORM_EPS,
         )

@@ -44,7 +44,7 @@ def evaluate(
     # In double precision on the encoder's device: a GPU solves ImageNet's in minutes.
     device = device_of(encoder)
     train, test = features.train.to(device), features.test.to(device)
-    labels, test_labels = features.train_labels.to(device), features.test_labels.to(device)
+    labels = features.train_labels.to(device)
     norm = train.norm(dim=1).mean().item()
     if distributed.rank() == 0:
         print(f"No learning rate, mean feature norm {norm:.3g}.", flush=True)
@@ -61,10 +61,10 @@ def evaluate(
     # The probe that counts has seen every training image.
     probe = logistic.fit(train, labels, c=chosen)
     if labels.dim() == 1:
-        require_learnt(_fit(probe, train, labels), labels, feature_norm=norm)
-    logits = probe.logits(test)
+        require_learnt(_fit(probe, train, labels), features.train_labels, feature_norm=norm)
+    logits = probe.logits(test).cpu()
     return Outcome(
-        metrics=_metrics(logits, test_labels, data),
+        metrics=_metrics(logits, features.test_labels, data),
         num_test=len(test),
         details={
             "feature": recipe.feature,
@@ -78,7 +78,7 @@ def evaluate(
                 "by_c": curve,
             },
         },
-        drawn=_drawn(logits, test_labels, curve),
+        drawn=_drawn(logits, features.test_labels, (chosen, curve)),
     )
 
 
@@ -87,13 +87,14 @@ def _choose_c(
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """Try each C on the second slice; ties go to the stronger regularisation."""
     kept, held = slices
+    fitted, judged = features[kept].double(), features[held].double()
     # The classes of all labels, in case the rest lacks one.
     probe = logistic.nothing(features, labels)
     best_c, best_score, curve = 0.0, -math.inf, {}
     for exponent in torch.linspace(recipe.log10_c_min, recipe.log10_c_max, recipe.num_c).tolist():
         c = 10**exponent
-        probe = logistic.fit(features[kept], labels[kept], c=c, start=probe)
-        scores = _scores(probe.logits(features[held]), labels[held])
+        probe = logistic.fit(fitted, labels[kept], c=c, start=probe)
+        scores = _scores(probe.logits(judged), labels[held])
         by = next(iter(scores)) if recipe.chosen_by == "top1" else "cross_entropy"
         score = -scores[by] if by == "cross_entropy" else scores[by]
         if score > best_score:
@@ -116,12 +117,17 @@ def _metrics(logits: Tensor, labels: Tensor, data: ImageData | MultiLabelData) -
     return accuracy.primary_first(accuracy.metrics(logits, labels), data.metric)
 
 
-def _drawn(logits: Tensor, labels: Tensor, curve: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _drawn(
+    logits: Tensor, labels: Tensor, choice: tuple[float, dict[str, dict[str, float]]]
+) -> dict[str, Any]:
     """What pictures show of images with one class each."""
+    chosen, curve = choice
     if labels.dim() == 2:
         return {}
-    rows = [{"c": float(c), **scores} for c, scores in curve.items()]
-    return {"logits": logits.cpu(), "labels": labels.cpu(), "sensitivity": rows}
+    rows = [
+        {"c": float(c), **scores, "chosen": c == f"{chosen:.3g}"} for c, scores in curve.items()
+    ]
+    return {"logits": logits, "labels": labels, "sensitivity": rows}
 
 
 def _fit(probe: logistic.Probe, features: Tensor, labels: Tensor) -> Fit:

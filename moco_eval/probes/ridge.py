@@ -110,7 +110,7 @@ def evaluate(
     # The probe that counts has seen every training image.
     parts = decompose(train, labels, num_classes)
     probe = parts.solve(parts.unit * 10**chosen)
-    require_learnt(_fit(probe, train, labels), labels, feature_norm=norm)
+    require_learnt(_fit(probe, train, labels), features.train_labels, feature_norm=norm)
     logits = probe.logits(test).cpu()
     metrics = accuracy.metrics(logits, features.test_labels)
     del metrics["ece"]

@@ -108,7 +108,7 @@ def evaluate(
             "selection": _selection(recipe, bank, curve, told(data, recipe.holdout)),
         },
         drawn={"logits": logits, "labels": judged.test_labels}
-        | ({"sensitivity": bank.rows(curve[-1])} if isinstance(recipe, Grid) else {}),
+        | ({"sensitivity": _rows(bank, curve[-1], number)} if isinstance(recipe, Grid) else {}),
     )
 
 
@@ -244,6 +244,11 @@ def _selection(recipe: Sgd | Grid, bank: Bank, curve: list[Scores], where: str) 
         "by": "top1 of a scout that did not see it; the head itself saw all training images",
         **by_epoch,
     }
+
+
+def _rows(bank: Bank, scores: Scores, chosen: int) -> list[dict[str, Any]]:
+    """For a picture: ties are many, and which head was chosen is marked."""
+    return [row | {"chosen": n == chosen} for n, row in enumerate(bank.rows(scores))]
 
 
 def _best_epoch(curve: list[Scores]) -> int:

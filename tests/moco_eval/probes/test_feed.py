@@ -45,11 +45,15 @@ def test_the_ranks_parts_are_the_batch_in_order_without_padding(on_ranks, batch)
     assert [image for part in parts for image in part] == list(range(batch))
 
 
-def _features():
+def _features(num_workers=0):
     data, encoder = open_images("digits"), load_encoder("pixels")
     images = AugmentedImages(data.train.images[:10], encoder.input, RECIPE, seed=3)
     feed = batches_of_features(
-        Extractor(encoder), images, Batches(10, RECIPE, seed=3), kinds=("pooled",), num_workers=0
+        Extractor(encoder),
+        images,
+        Batches(10, RECIPE, seed=3),
+        kinds=("pooled",),
+        num_workers=num_workers,
     )
     return [(samples.tolist(), features["pooled"]) for samples, features in feed]
 
@@ -61,6 +65,12 @@ def test_every_rank_has_the_whole_batchs_features_in_its_order(on_ranks):
         for (samples, features), (known, expected) in zip(told, alone, strict=True):
             assert samples == known
             torch.testing.assert_close(features, expected)
+
+
+def test_the_number_of_workers_changes_nothing():
+    for (samples, features), (known, expected) in zip(_features(2), _features(), strict=True):
+        assert samples == known
+        assert torch.equal(features, expected)
 
 
 def test_an_image_looks_anew_in_each_epoch_and_the_same_in_its_repetition():

@@ -111,6 +111,16 @@ def test_an_image_with_no_share_in_a_head_teaches_it_nothing():
     assert one.tally.seen.item() == other.tally.seen.item() == 20
 
 
+def test_a_batch_of_one_image_is_normalised_as_at_test_time():
+    heads = heads_of(settings(batch_norm=True)[:1])
+    train(heads)
+    mean = heads.running_mean.clone()
+    features, labels = batch(99)
+    heads.step(features[:1], labels[:1], torch.ones(1, 1), 1.0)
+    assert torch.equal(heads.running_mean, mean)
+    assert heads.weight.isfinite().all()
+
+
 def test_heads_are_judged_by_hand():
     heads = heads_of([settings()[0]] * 2)
     heads.weight.zero_()

@@ -9,7 +9,6 @@ which is why there is no calibration error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -134,17 +133,14 @@ def evaluate(
             },
         },
         drawn={
+            "scores": logits,
             "labels": features.test_labels,
-            "sensitivity": _rows(exponents, scores),
+            "sensitivity": [
+                {"lambda": 10**exponent, "top1": score, "chosen": exponent == chosen}
+                for exponent, score in zip(exponents, scores, strict=True)
+            ],
         },
     )
-
-
-def _rows(exponents: Sequence[float], scores: Sequence[float]) -> list[dict[str, float]]:
-    return [
-        {"lambda": 10**exponent, "top1": score}
-        for exponent, score in zip(exponents, scores, strict=True)
-    ]
 
 
 def _fit(probe: Probe, features: Tensor, labels: Tensor) -> Fit:

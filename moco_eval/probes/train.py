@@ -71,9 +71,10 @@ def evaluate(
     )
 
     # One pass over the augmented images an epoch, for all heads.
-    with features.frozen(encoder):
+    extractor = Extractor(encoder, recipe.precision, resources.compile)
+    with features.frozen(encoder, extractor.network):
         feed = batches_of_features(
-            Extractor(encoder, recipe.precision, resources.compile),
+            extractor,
             AugmentedImages(data.train.images, encoder.input, recipe, seed=seed),
             order,
             kinds=tuple(judged.test),

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from moco_eval import distributed, linear, records, suite
 from moco_eval.data.catalog import ImageData, open_images
+from moco_eval.data.images import InputSpec
 from moco_eval.data.splits import MultiLabelData, MultiLabelSplit
 from moco_eval.data.subsets import subset
-from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DataError, DivergedError, UsageError
 from moco_eval.probes.bank import Scores, best
@@ -214,6 +216,26 @@ def test_features_that_are_all_the_same_are_no_result(few):
     for recipe in (linear.RECIPES["lbfgs"], linear.RECIPES["ridge"]):
         with pytest.raises(DivergedError, match="no better than chance"):
             evaluate(blank, recipe, few)
+
+
+class MovesInTraining(nn.Module):
+    """Its BatchNorm learns from batches of 13 images, of which no split is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm.train(len(x) == 13)(x).flatten(1)
+
+
+def test_an_encoder_that_moves_while_heads_are_trained_is_named(few):
+    spec = InputSpec(size=8, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=1.0)
+    manifest = Manifest(
+        source="test", format="test", tower="", arch="moving", input=spec, num_loaded=0
+    )
+    with pytest.raises(AssertionError, match=r"norm\.running_mean, norm\.running_var"):
+        evaluate(Encoder(MovesInTraining(), manifest), replace(SGD, epochs=1, batch_total=13), few)
 
 
 def _on_a_rank():

@@ -123,7 +123,7 @@ def evaluate(
     outcome = _full(problem, recipe, seed, facts)
     if isinstance(data, ImageData):
         # The class whose SVM is surest.
-        labels, found = features.test_labels, outcome.drawn["logits"].argmax(1)
+        labels, found = features.test_labels, outcome.drawn["scores"].argmax(1)
         outcome.metrics["top1"] = 100 * (found == labels).double().mean().item()
         outcome.metrics["mean_per_class"] = 100 * recall_by_class(found, labels).nanmean().item()
         outcome.drawn.update(labels=labels, test_features=features.test)
@@ -172,7 +172,8 @@ def _full(problem: Problem, recipe: Recipe, seed: int, facts: dict[str, Any]) ->
             "num_unconverged": unconverged,
         },
         drawn={
-            "logits": scores.T.contiguous(),
+            "scores": scores.T.contiguous(),
+            "AP_by_class": [100 * ap for ap in by_class],
             "sensitivity": [
                 {"c": cost, "mAP": 100 * curves[:, place].mean().item()}
                 for place, cost in enumerate(recipe.costs)

@@ -146,7 +146,7 @@ def test_difficult_images_are_negatives_in_training(two_digits):
 
 def test_difficult_images_do_not_count_in_the_test(two_digits):
     plain = evaluate(QUICK, two_digits)
-    scores = plain.drawn["logits"][:, 0]
+    scores = plain.drawn["scores"][:, 0]
     labels = torch.tensor(two_digits.test.labels)[:, 0]
     # The surest negatives, which stand highest: without them the precision rises.
     wrong = [i for i in scores.argsort(descending=True).tolist() if labels[i] == ABSENT][:5]
@@ -171,7 +171,7 @@ def test_raw_pixels_of_the_digits(few):
     assert outcome.metrics["top1"] > 94
     assert outcome.metrics["mAP"] > 96
     assert outcome.drawn["labels"].tolist() == list(open_images("digits").test.labels)
-    assert outcome.drawn["logits"].shape == (360, 10)
+    assert outcome.drawn["scores"].shape == (360, 10)
     assert outcome.details["num_unconverged"] == 0
 
 

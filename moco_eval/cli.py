@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
 import moco_eval
-from moco_eval import errors
-from moco_eval.encoders.hints import Hints
-from moco_eval.options import add_run_options, command_parser
+from moco_eval import errors, protocol_command
+from moco_eval.options import command_parser
 
 if TYPE_CHECKING:
     from moco_eval.encoders.encoder import Encoder
-
-PROTOCOL_EPILOG = """ENCODER is a checkpoint of any known format (moco-eval formats); timm:NAME,
-torchvision:NAME or hf:ORG/NAME for published weights, random:ARCH[@SEED] for fresh ones, or pixels
-for the image itself.
-
-examples:
-  moco-eval {name} runs/digits/checkpoint.pth.tar --data {data}
-  moco-eval {name} random:{arch} --data {data} --seed 1
-  moco-eval {name} ENCODER --data {user_data} --name my-encoder --results results
-
-A run that the results folder already holds is not repeated; --rerun repeats it."""
 
 WRAPPINGS = """
 Each may be a torch file of any age, safetensors, a pickle of arrays, a folder of the Hugging Face
 hub or of torch.distributed.checkpoint; a whole pickled module or a TorchScript archive is read
 without running it. What DistributedDataParallel, torch.compile, FSDP and activation checkpointing
 put into names is taken off. A layout that is not listed: --prefix, --arch and --input."""
-
-IMAGE_KINDS = (
-    "digits, imagefolder:DIR, torchvision:NAME:DIR, csv:FILE, list:TRAIN:TEST, wds:TRAIN:TEST or "
-    "hf:NAME_OR_DIR"
-)
-SCENE_KINDS = (
-    "digits-scenes[:DIR], coco:IMAGES:JSON or coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON"
-)
 
 
 class Command(NamedTuple):
@@ -67,8 +49,15 @@ def main() -> None:
         sys.exit(errors.UsageError.exit_code)
     parsed = parser_of(name).parse_args(arguments)
     action = COMMANDS[name].action
-    program = f"moco-eval {name}"
-    sys.exit(errors.run(lambda: action(parsed), program=program, verbose=parsed.verbose))
+    rank = os.environ.get("RANK")
+    program = f"moco-eval {name}" if rank is None else f"moco-eval {name} [rank {rank}]"
+    code = errors.run(lambda: action(parsed), program=program, verbose=parsed.verbose)
+    if rank is not None and code:
+        # Torn connections to other ranks would end an orderly exit by another signal and code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def parser_of(name: str) -> ArgumentParser:
@@ -95,82 +84,22 @@ def _usage() -> str:
 
 def _protocol(name: str, text: str) -> Command:
     """A command that runs one protocol on one encoder and records the result."""
-    dense = name in ("detect", "segment")
-
-    def options(parser: ArgumentParser) -> None:
-        parser.epilog = PROTOCOL_EPILOG.format(
-            name=name,
-            data="digits-scenes" if dense else "digits",
-            user_data="coco:IMAGES:JSON" if dense else "imagefolder:DIR",
-            arch="resnet10_small",
-        )
-        add = parser.add_argument
-        add("encoder", type=str, metavar="ENCODER", help="checkpoint or specification, see below")
-        add("--data", type=str, required=True, help=SCENE_KINDS if dense else IMAGE_KINDS)
-        add("--recipe", type=str, default="", help="its name; see: moco-eval recipes")
-        add_run_options(parser)
-        add("--name", type=str, default="", help="what tables call the encoder")
-        _add_hints(parser)
-        if dense:
-            add("--engine", type=str, default="auto", help="auto, detectron2 or torchvision")
-        add("--results", type=str, default="results", help="folder of the records")
-        add("--work", type=str, default="runs", help="folder for what is no result")
-        add("--rerun", action="store_true", help="run again what is already recorded")
-
-    def action(arguments: Namespace) -> None:
-        from moco_eval import suite
-
-        cell = suite.Cell(
-            protocol=name,
-            encoder=arguments.encoder,
-            data=arguments.data,
-            name=arguments.name,
-            hints=_hints(arguments),
-            recipe=arguments.recipe,
-            overrides=tuple(arguments.set),
-            seed=arguments.seed,
-            engine=arguments.get("engine", "auto"),
-            device=arguments.device,
-        )
-        results = Path(arguments.results)
-        found = None if arguments.rerun else suite.find_record(cell, results=results)
-        work_dir = Path(arguments.work) / suite.work_folder(cell)
-        record = found or suite.run_cell(cell, results=results, work_dir=work_dir)
-        protocol = f"{record['protocol']['id']}@{record['protocol']['version']}"
-        print(f"{protocol} {record['dataset']['id']}: {suite.summary(record)}")
-        print(f"{'Already recorded:' if found else 'Recorded as'} {record['name']} in {results}")
-
-    return Command(text, options, action)
-
-
-def _add_hints(parser: ArgumentParser) -> None:
-    """Options for what a checkpoint does not say itself."""
-    group = parser.add_argument_group("for checkpoints that do not say it themselves")
-    group.add_argument("--arch", type=str, default=None, help="the architecture")
-    group.add_argument("--format", type=str, default=None, help="a row of moco-eval formats")
-    group.add_argument("--tower", type=str, default=None, help="which network of several")
-    group.add_argument("--prefix", type=str, default=None, help="what leads its tensors' names")
-    group.add_argument(
-        "--input",
-        type=str,
-        default=None,
-        help="how it is fed: imagenet, half, clip ..., and size=, mean=R/G/B, std=R/G/B",
+    return Command(
+        text,
+        functools.partial(protocol_command.add_options, name=name),
+        functools.partial(protocol_command.run, name=name),
     )
-
-
-def _hints(arguments: Namespace) -> Hints:
-    return Hints(**{field.name: arguments[field.name] for field in fields(Hints)})
 
 
 def _encoder_options(parser: ArgumentParser) -> None:
     parser.add_argument("encoder", type=str, metavar="ENCODER", help="checkpoint or specification")
-    _add_hints(parser)
+    protocol_command.add_hints(parser)
 
 
 def _encoder(arguments: Namespace) -> Encoder:
     from moco_eval.encoders.load import load_encoder
 
-    return load_encoder(arguments.encoder, **asdict(_hints(arguments)))
+    return load_encoder(arguments.encoder, **asdict(protocol_command.hints_of(arguments)))
 
 
 def _check_options(parser: ArgumentParser) -> None:
@@ -228,13 +157,21 @@ def _no_options(parser: ArgumentParser) -> None:
 
 
 def _recipes(_: Namespace) -> None:
-    from moco_eval import suite
+    from moco_eval import recipes, suite
 
     for protocol in (*suite.IMAGE_PROTOCOLS, *suite.DENSE_PROTOCOLS):
         module = suite.protocol_module(protocol)
         for name, recipe in module.RECIPES.items():
             default = " (default)" if name == module.DEFAULT_RECIPE else ""
-            print(f"{protocol:8} {name}{default}\n{'':8} {recipe}")
+            print(f"{recipes.protocol_id(protocol, recipe):16} {name}{default}\n{'':16} {recipe}")
+            if name in getattr(module, "PUBLISHED", {}):
+                print(f"{'':16} {module.PUBLISHED[name]}")
+
+
+def _datasets(_: Namespace) -> None:
+    from moco_eval.data.facts import describe
+
+    print("\n".join(describe()))
 
 
 def _formats(_: Namespace) -> None:
@@ -306,12 +243,15 @@ COMMANDS = {
     "demo": Command("the whole chain on embedded images, in minutes", _demo_options, _demo),
     "linear": _protocol("linear", "linear probe on frozen features, all labels"),
     "knn": _protocol("knn", "k-nearest-neighbour classifier on frozen features"),
-    "lowshot": _protocol("lowshot", "linear probe on a few labels a class"),
+    "finetune": _protocol("finetune", "fine-tuning of the whole network, all labels"),
+    "lowshot": _protocol("lowshot", "linear probe, or fine-tuning, on a few labels"),
+    "svm": _protocol("svm", "linear SVMs on frozen features, one a class, as for VOC07"),
     "detect": _protocol("detect", "object detection: fine-tune a C4 Faster R-CNN, box AP"),
     "segment": _protocol("segment", "instance masks: fine-tune a C4 Mask R-CNN, mask AP"),
     "check": Command("what an encoder is, and whether it looks sane", _check_options, _check),
     "convert": Command("write an encoder in another format, proven", _convert_options, _convert),
     "recipes": Command("the recipes of every protocol, with their numbers", _no_options, _recipes),
+    "datasets": Command("the data sets that open by name", _no_options, _datasets),
     "formats": Command("the checkpoint layouts that load", _no_options, _formats),
     "table": Command("a comparison table from records", _table_options, _table),
     "published": Command("search the published numbers", _published_options, _published),

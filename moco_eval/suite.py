@@ -14,21 +14,21 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
-from moco_eval import engines, environment, recipes, records
+from moco_eval import distributed, engines, environment, recipes, records
 from moco_eval.data import catalog
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.encoders.load import load_encoder
 from moco_eval.encoders.networks import has_resnet_parts, stages_of
-from moco_eval.errors import DivergedError, UsageError, unknown
+from moco_eval.errors import DivergedError, PreemptedError, UsageError, unknown
 from moco_eval.resources import PLAIN, Resources
 
-IMAGE_PROTOCOLS = ("linear", "knn", "lowshot")
+IMAGE_PROTOCOLS = ("linear", "knn", "lowshot", "svm", "finetune")
 DENSE_PROTOCOLS = ("detect", "segment")
 
 
@@ -87,22 +87,33 @@ def find_record(cell: Cell, *, results: Path) -> dict[str, Any] | None:
     return records.find(results, _prepare(cell).run.key())
 
 
-def run_cell(cell: Cell, *, results: Path, work_dir: Path) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, *, results: Path, work_dir: Path, pictures: bool = False
+) -> dict[str, Any]:
     """Run one cell and return its record.
+
+    In a run of several processes each makes this call, and the first one writes.
 
     Args:
         cell: What to run.
         results: The store.
         work_dir: Where the run leaves what is no result: predictions, curves.
+        pictures: Whether to draw there what the protocol has to show.
+
+    Returns:
+        The record; on ranks that write none, an empty one.
 
     Raises:
         UsageError: If the cell cannot be run as asked; nothing is recorded.
         DivergedError: If it ran and failed; that is recorded.
+        PreemptedError: If it was asked to stop; that is recorded, and the same call continues.
     """
     prepared = _prepare(cell)
     run = prepared.run
     keywords = {"engine": run.engine} if run.engine else {"resources": cell.resources}
-    _say_engine(cell, run)
+    is_first = distributed.rank() == 0
+    if is_first:
+        _introduce(cell, prepared)
     begun_s = time.monotonic()
     outcome, failure = None, None
     try:
@@ -114,12 +125,15 @@ def run_cell(cell: Cell, *, results: Path, work_dir: Path) -> dict[str, Any]:
             work_dir=work_dir,
             **keywords,
         )
-    except (DivergedError, RuntimeError) as error:
+    except (DivergedError, PreemptedError, RuntimeError) as error:
         failure = error
+    if not is_first:
+        _raise(failure, cell, run)
+        return {}
     path = records.write(
         run,
         results,
-        status="failed" if failure else "ok",
+        status=_status_of(failure),
         outcome=outcome,
         error=str(failure) if failure else None,
         environment=environment.describe(),
@@ -128,11 +142,42 @@ def run_cell(cell: Cell, *, results: Path, work_dir: Path) -> dict[str, Any]:
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         },
     )
+    _raise(failure, cell, run)
+    if pictures and outcome:
+        _draw(outcome, prepared, work_dir)
+    return records.read(path)
+
+
+def _draw(outcome: records.Outcome, prepared: _Prepared, folder: Path) -> None:
+    from moco_eval import pictures
+
+    drawn = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in outcome.drawn.items()
+    }
+    data = prepared.data
+    paths = pictures.draw(
+        drawn,
+        classes=data.classes,
+        images=(data.test.images, data.train.images),
+        folder=folder,
+        title=f"{prepared.run.encoder_id} on {data.id}, {prepared.run.protocol}",
+    )
+    if paths:
+        print(f"Pictures, each with its numbers: {', '.join(map(str, paths))}", flush=True)
+
+
+def _status_of(failure: Exception | None) -> Literal["ok", "failed", "preempted"]:
+    if failure is None:
+        return "ok"
+    return "preempted" if isinstance(failure, PreemptedError) else "failed"
+
+
+def _raise(failure: Exception | None, cell: Cell, run: records.Run) -> None:
     if isinstance(failure, UsageError):
         raise failure
     if failure:
         raise DivergedError(f"{cell.protocol} of {run.encoder_id} failed: {failure}") from failure
-    return records.read(path)
 
 
 def run_all(
@@ -253,8 +298,16 @@ def _choose_engine(cell: Cell, encoder: Encoder) -> str:
     return engines.choose(cell.engine, resnet=has_resnet_parts(encoder.network))
 
 
-def _say_engine(cell: Cell, run: records.Run) -> None:
-    """Say so where ``auto`` took another engine than it does for ResNets."""
+def _introduce(cell: Cell, prepared: _Prepared) -> None:
+    """Say what is about to run, what was published of it, and how it deviates from that."""
+    run = prepared.run
+    published = getattr(prepared.module, "PUBLISHED", {}).get(run.recipe)
+    if published:
+        print(f"{run.protocol}, recipe {run.recipe}: {published}", flush=True)
+    if run.deviations:
+        told = ", ".join(f"{key}={value}" for key, value in run.deviations.items())
+        print(f"Deviates from the recipe: {told}.", flush=True)
+    # Where auto took another engine than it does for ResNets.
     if run.engine and cell.engine == "auto" and run.engine != engines.choose("auto"):
         print(
             f"{run.encoder_id} is no ResNet, and Detectron2's detector is built of no other: "
@@ -282,5 +335,5 @@ def _encoder(spec: str, hints: Hints, device: str) -> Encoder:
 
 
 # The cells of a suite share encoders and data: each is opened once.
-_images = functools.cache(catalog.open_images)
+_images = functools.cache(catalog.open_labelled)
 _scenes = functools.cache(catalog.open_scenes)

@@ -184,7 +184,7 @@ def voc07(root: Path) -> Listed[tuple[int, ...]]:
 
 
 def _by_torchvision(name: str, root: Path, source: str, splits: Sequence[str]) -> Listed[int]:
-    from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+    from scipy.io.matlab import MatReadError
     from torchvision import datasets
 
     build = getattr(datasets, name)

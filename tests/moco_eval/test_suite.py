@@ -65,7 +65,7 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, ca
     assert [record["protocol"]["id"] for record in done] == ["knn"]
     found, _ = records.read_all(tmp_path / "results")
     assert {record["protocol"]["id"]: record["status"] for record in found} == {
-        "linear": "failed",
+        "linear-lbfgs": "failed",
         "knn": "ok",
     }
     assert "failed. the loss is nan" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The linear probe, the low-shot probe, and what holds their encoder frozen."""
+"""The linear probe, and what holds its encoder frozen."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from moco_eval import features, linear, lowshot
+from moco_eval import features, linear
 from moco_eval.data.catalog import ImageData, Split, open_images
 from moco_eval.data.images import InputSpec
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.load import load_encoder
-from moco_eval.errors import DataError, DivergedError, UsageError
+from moco_eval.errors import DivergedError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +61,6 @@ def test_linear_reports_top5_and_feature_norm(digits, pixels):
     assert outcome.num_test == 360
     assert outcome.details["feature_dim"] == 64
     assert outcome.details["feature_norm"] > 0
-
-
-def test_lowshot_takes_so_many_of_each_class():
-    labels = torch.tensor([0] * 5 + [1] * 7 + [2] * 3)
-    chosen = lowshot.take_shots(labels, 3, torch.Generator().manual_seed(0))
-    assert labels[chosen].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert len(set(chosen.tolist())) == 9
-
-
-def test_lowshot_refuses_a_class_with_too_few_images():
-    with pytest.raises(DataError, match="Class 2 has 1 training images of 2 asked"):
-        lowshot.take_shots(torch.tensor([0, 0, 1, 1, 2]), 2, torch.Generator())
-
-
-def test_lowshot_draws_are_fixed_by_the_seed_and_listed(digits, pixels):
-    recipe = replace(lowshot.RECIPES["5-shot"], num_draws=2)
-    one, again, other = (evaluate(lowshot, pixels, digits, recipe, seed=s) for s in (0, 0, 1))
-    assert one == again
-    assert one.details["images_by_draw"] != other.details["images_by_draw"]
-    assert [len(draw) for draw in one.details["images_by_draw"]] == [50, 50]
-    assert one.metrics["top1"] == pytest.approx(sum(one.details["top1_by_draw"]) / 2)
 
 
 def manifest(size: int = 8) -> Manifest:
@@ -148,5 +127,3 @@ def test_features_that_are_not_finite_end_the_run(digits):
 def test_impossible_recipes_are_refused():
     with pytest.raises(UsageError, match=r"holdout between 0 and 1, found 7 and 1\.5"):
         replace(linear.RECIPES["lbfgs"], holdout=1.5)
-    with pytest.raises(UsageError, match="must be positive"):
-        replace(lowshot.RECIPES["5-shot"], shots=0)

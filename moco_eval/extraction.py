@@ -73,7 +73,7 @@ class Extractor:
             UsageError: If the network has no such feature.
         """
         number = len(images)
-        images = images.to(self.device)
+        images = images.to(self.device, non_blocking=self.device.type == "cuda")
         if self._compiled_for:
             # The last batch is filled up: a program is compiled for one number of images.
             self._compiled_for = max(self._compiled_for, number)

@@ -48,3 +48,14 @@ def test_both_ways_of_a_step_compute_the_same(tmp_path):
     run("bench_step", *small.split(), str(file))
     numbers = json.loads(file.read_text())
     assert numbers["images_per_s"] == pytest.approx(8 / numbers["step_ours_s"])
+
+
+def test_fast_features_are_measured_beside_a_plain_loop_that_gives_the_same(tmp_path):
+    # The bench itself refuses features that differ.
+    file = tmp_path / "numbers.json"
+    small = "--arch resnet10_small --batch 8 --size 32 --rounds 1 --json"
+    run("bench_features", *small.split(), str(file))
+    numbers = json.loads(file.read_text())
+    plain, fast = numbers["plain_images_per_s"], numbers["fp32_images_per_s"]
+    assert numbers["fp32_ratio"] == pytest.approx(fast / plain)
+    assert numbers["fp32_error"] < 1e-5 < numbers["bf16_error"] < 1e-2

@@ -35,8 +35,8 @@ RUNS = (
     ("linear", "grid-digits"),
     ("lowshot", "5-shot"),
     ("lowshot", "5-shot-finetune"),
-    ("svm", "voc07"),
-    ("svm", "voc07-lowshot"),
+    ("svm", "digits"),
+    ("svm", "digits-lowshot"),
     ("finetune", "digits"),
 )
 

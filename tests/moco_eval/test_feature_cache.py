@@ -189,14 +189,14 @@ def test_two_that_write_the_same_do_not_harm_each_other(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def cached_on_this_rank(encoder, data, folder):
+def cached_on_this_rank(encoder, data, folder, elsewhere):
     from moco_eval import distributed
 
     features._computed.clear()
     made = []
     call = extraction.Extractor.__call__
     extraction.Extractor.__call__ = lambda *given: made.append(1) or call(*given)
-    own = folder if distributed.rank() == 0 else folder / "elsewhere"
+    own = folder if distributed.rank() == 0 else elsewhere
     found = features.of_data(encoder, data, resources=Resources(cache=own))
     extraction.Extractor.__call__ = call
     return found.train.numpy(), len(made)
@@ -209,9 +209,13 @@ def test_ranks_that_do_not_all_have_the_cache_compute_together(
     plain = features.of_data(encoder, digits, resources=Resources(cache=tmp_path))
     # Rank 0 finds both splits, rank 1 looks in another folder: of one batch each, rank 0's share
     # is all.
-    told = on_ranks(2, cached_on_this_rank, encoder, digits, tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    told = on_ranks(2, cached_on_this_rank, encoder, digits, tmp_path, elsewhere)
     assert [number for _, number in told] == [2, 0]
     for train, _ in told:
         assert (train == plain.train.numpy()).all()
     # Rank 0 alone writes.
-    assert not (tmp_path / "elsewhere").exists()
+    assert not elsewhere.exists()
+    # Where all find the entry, nobody computes.
+    told = on_ranks(2, cached_on_this_rank, encoder, digits, tmp_path, tmp_path)
+    assert [number for _, number in told] == [0, 0]

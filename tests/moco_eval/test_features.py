@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from moco_eval import extraction, features, knn, linear, logistic
+from moco_eval import extraction, features, knn, linear, logistic, lowshot
 from moco_eval.data.catalog import Split, open_images
 from moco_eval.data.decoding import DamagedImageError
 from moco_eval.data.images import DIGITS_INPUT, InputSpec, to_input
@@ -300,7 +300,11 @@ class Moving(nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "recipe"),
-    [(linear, linear.RECIPES["lbfgs"]), (knn, replace(knn.RECIPES["knn-20"], other_k=()))],
+    [
+        (linear, linear.RECIPES["lbfgs"]),
+        (knn, replace(knn.RECIPES["knn-20"], other_k=())),
+        (lowshot, lowshot.RECIPES["1-shot"]),
+    ],
 )
 def test_an_encoder_that_moves_while_it_computes_is_named(digits, module, recipe):
     with pytest.raises(AssertionError, match=r"the encoder: norm\.running_mean, norm\.running_var"):

@@ -102,6 +102,8 @@ def test_of_images_with_several_classes_the_average_precision_is_drawn_by_class(
         "class": ["c", "3", "a", "b"],
         "AP": ["70.0", "60.0", "50.0", ""],
     }
+    nothing = {"AP_by_class": [np.nan, np.nan]}
+    assert pictures.draw(nothing, classes=(), folder=tmp_path, title="") == []
 
 
 def test_pictures_made_again_have_the_same_bytes(tmp_path):
@@ -315,6 +317,16 @@ def test_the_star_marks_the_best_setting_or_the_one_that_was_chosen(tmp_path, ch
     _, columns = places(image, STAR)
     assert columns.mean() / image.shape[1] == pytest.approx(share, abs=0.06)
     assert list(numbers(path)["c"]) == [10.0**i for i in range(-5, 6)]
+
+
+def test_the_best_setting_is_not_called_chosen_where_nobody_says_so(tmp_path):
+    rows = [{"c": 0.1, "top1": 50.0}, {"c": 1.0, "top1": 60.0}]
+    unmarked = pixels(sensitivity.draw(rows, tmp_path, title=""))
+    rows[1]["chosen"] = True
+    marked = pixels(sensitivity.draw(rows, tmp_path, title=""))
+    # The star stands where it stood; the heading is another.
+    assert (np.array(places(marked, STAR)) == np.array(places(unmarked, STAR))).all()
+    assert (marked != unmarked).any()
 
 
 def test_settings_that_failed_are_marked_at_the_foot_and_do_not_squeeze_the_others(tmp_path):

@@ -63,7 +63,7 @@ def test_every_recipe_runs_on_64_images(name, data, make_encoder, tmp_path):
         recipe,
         batch_total=16,
         lr=recipe.lr[-2:],
-        weight_decay=recipe.weight_decay[-2:],
+        weight_decay=recipe.weight_decay[-1:],
         warmup_epochs=min(recipe.warmup_epochs, 1),
         **length,
     )

@@ -74,7 +74,7 @@ def reliability(
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
     counts = torch.bincount(bins, minlength=num_bins).double()
     hits = (predicted == labels).double()
-    sums = [torch.zeros(num_bins, dtype=torch.float64) for _ in range(2)]
+    sums = [torch.zeros(num_bins, dtype=torch.float64, device=bins.device) for _ in range(2)]
     for total, values in zip(sums, (confidence, hits), strict=True):
         total.index_add_(0, bins, values)
     some = counts.clamp(min=1)

@@ -152,7 +152,7 @@ def _draw(outcome: records.Outcome, prepared: _Prepared, folder: Path) -> None:
     from moco_eval import pictures
 
     drawn = {
-        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         for name, value in outcome.drawn.items()
     }
     data = prepared.data
@@ -251,7 +251,9 @@ def _run_logged(cell: Cell, results: Path, work_dir: Path) -> dict[str, Any] | D
 
 def work_folder(cell: Cell) -> Path:
     """Where a run leaves what is no result, below the work folder."""
-    parts = (cell.protocol, cell.data, cell.name or cell.encoder, f"seed{cell.seed}")
+    recipe = cell.recipe or protocol_module(cell.protocol).DEFAULT_RECIPE
+    what = f"{cell.protocol}-{' '.join((recipe, *cell.overrides))}"
+    parts = (what, cell.data, cell.name or cell.encoder, f"seed{cell.seed}")
     return Path(*(records.slug(part) for part in parts))
 
 

@@ -213,21 +213,22 @@ def test_lowshot_names_what_was_best_on_the_test_set(two_digits):
 def test_lowshot_is_what_single_svms_say(two_digits):
     features = of_data(load_encoder("pixels"), two_digits)
     problem = one_vs_rest.Problem.of(features, two_digits)
-    expected = {}
-    for c in (1.0, 100.0):
+    expected, costs = {}, (0.001, 1.0, 100.0)
+    for c in costs:
         aps = []
         for number in (0, 1):
-            generator = keyed_generator(7, 3, 0, number)
+            generator = keyed_generator(1, 3, 0, number)
             drawn = take_shots(problem.train_labels[:, number], 3, 3, generator)
             machine = LinearSVC(C=c, class_weight={1: 2, -1: 1}, dual=False)
             machine.fit(problem.train[drawn], problem.train_labels[drawn, number].numpy() * 2 - 1)
             scores = torch.tensor(machine.decision_function(problem.test))
             aps.append(envelope_precision(scores, problem.test_labels[:, number] == 1))
         expected[c] = 100 * np.mean(aps)
-    assert expected[1.0] != pytest.approx(expected[100.0])
-    for c in (1.0, 100.0):
-        recipe = svm.LowShotRecipe(shots=(3,), num_draws=1, costs=(1.0, 100.0), c=c, dual=False)
-        metrics = evaluate(recipe, two_digits, seed=7).metrics
+    # Neither the first nor the last is the best on the test set.
+    assert max(expected, key=expected.get) == 1.0
+    for c in costs:
+        recipe = svm.LowShotRecipe(shots=(3,), num_draws=1, costs=costs, c=c, dual=False)
+        metrics = evaluate(recipe, two_digits, seed=1).metrics
         assert metrics["mAP_k3"] == pytest.approx(expected[c])
         assert metrics["mAP_k3_best_on_test"] == pytest.approx(max(expected.values()))
 

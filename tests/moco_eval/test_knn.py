@@ -10,8 +10,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from moco_eval import knn
 from moco_eval.data import digits
 from moco_eval.data.catalog import Split, open_images
+from moco_eval.data.splits import MultiLabelData
 from moco_eval.encoders.load import load_encoder
-from moco_eval.errors import CheckpointError, UsageError
+from moco_eval.errors import CheckpointError, DataError, UsageError
 from pretrain.moco import MoCo
 
 
@@ -196,3 +197,9 @@ def test_impossible_recipes_are_refused():
         knn.Recipe(k=5, temperature=0)
     with pytest.raises(UsageError, match="There is no feature 'projektor'"):
         knn.Recipe(k=5, feature="projektor")
+
+
+def test_images_of_several_classes_are_refused(pixels, few):
+    data = MultiLabelData("several", few.classes, few.train, few.test)
+    with pytest.raises(DataError, match=r"several has images that show several classes.*svm"):
+        evaluate(pixels, knn.Recipe(k=1), data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -117,20 +118,16 @@ def run(arguments: Namespace, name: str) -> None:
         resources=_resources(arguments),
     )
     results = Path(arguments.results)
-    # What cannot run is refused here, before there are several processes to refuse it.
-    found = None if arguments.rerun else suite.find_record(cell, results=results)
-    if found is None and arguments.get("nproc", 1) > 1 and not distributed.is_launched():
-        _launch(arguments.nproc)
-        return
-    if found is None:
-        work_dir = Path(arguments.work) / suite.work_folder(cell)
-        with distributed.ranks(environment.choose_device(cell.device)):
-            record = suite.run_cell(
-                cell, results=results, work_dir=work_dir, pictures=arguments.get("pictures", False)
-            )
-            is_first = distributed.rank() == 0
-    else:
-        record, is_first = found, True
+    work_dir = Path(arguments.work) / suite.work_folder(cell)
+    with distributed.ranks(environment.choose_device(cell.device)):
+        # What cannot run is refused here, before there are several processes to refuse it.
+        found = None if arguments.rerun else suite.find_record(cell, results=results)
+        if found is None and arguments.get("nproc", 1) > 1 and not distributed.is_launched():
+            _launch(arguments.nproc)
+        record = found or suite.run_cell(
+            cell, results=results, work_dir=work_dir, pictures=arguments.get("pictures", False)
+        )
+        is_first = distributed.rank() == 0
     if is_first:
         protocol = f"{record['protocol']['id']}@{record['protocol']['version']}"
         print(f"{protocol} {record['dataset']['id']}: {suite.summary(record)}")
@@ -146,7 +143,7 @@ def _resources(arguments: Namespace) -> Resources:
     return Resources(num_workers=arguments.workers, compile=arguments.compile, cache=cache)
 
 
-def _launch(num_processes: int) -> None:
+def _launch(num_processes: int) -> NoReturn:
     """Run the same command line as several ranks; this process ends as they do."""
     from moco_eval.training.launch import launch
 

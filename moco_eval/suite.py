@@ -156,12 +156,14 @@ def _draw(outcome: records.Outcome, prepared: _Prepared, folder: Path) -> None:
         for name, value in outcome.drawn.items()
     }
     data = prepared.data
+    is_one_of_several = any(name.endswith("_by_draw") for name in outcome.details)
     paths = pictures.draw(
         drawn,
         classes=data.classes,
         images=(data.test.images, data.train.images),
         folder=folder,
-        title=f"{prepared.run.encoder_id} on {data.id}, {prepared.run.protocol}",
+        title=f"{prepared.run.encoder_id} on {data.id}, {prepared.run.protocol}"
+        + (", first draw" if is_one_of_several else ""),
     )
     if paths:
         print(f"Pictures, each with its numbers: {', '.join(map(str, paths))}", flush=True)

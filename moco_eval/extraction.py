@@ -45,7 +45,7 @@ class Extractor:
     ) -> None:
         self.name = encoder.name
         self.input = encoder.input
-        self.device = device_of(encoder)
+        self.device = encoder.device
         self.precision = precision
         size = encoder.input.size
         example = torch.randn(
@@ -196,8 +196,3 @@ def _halve(network: nn.Module) -> None:
         # Not what inherits from them: it may compute its weights, by weight standardisation say.
         if type(module) in (nn.Conv2d, nn.Linear):
             module.to(torch.bfloat16)
-
-
-def device_of(encoder: Encoder) -> torch.device:
-    """Where the encoder's weights lie."""
-    return next((p.device for p in encoder.network.parameters()), torch.device("cpu"))

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from moco_eval import accuracy
 from moco_eval.data.selection import selection_slice, told
 from moco_eval.data.splits import ImageData, MultiLabelData
+from moco_eval.data.subsets import subset
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.errors import DivergedError, UsageError
 from moco_eval.features import frozen
@@ -30,7 +31,7 @@ from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
 from moco_eval.training.loop import ADVICE
 from moco_eval.training.recipe import Plan, Recipe
-from moco_eval.training.run import Run, forget, logits_of, taken
+from moco_eval.training.run import Run, forget, logits_of
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -268,7 +269,7 @@ def _choose(run: Run, recipe: Recipe) -> tuple[Recipe, list[dict[str, float]]]:
     """The recipe with its best pair, and the score of each; ties go to the surer predictions."""
     data = run.data
     kept, held = selection_slice(data, share=recipe.holdout, seed=run.seed)
-    judges = taken(data.train, held)
+    judges = subset(data.train, held.tolist())
     labels = torch.tensor(judges.labels)
     rows, scored = [], []
     for pair in recipe.pairs():

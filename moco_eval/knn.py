@@ -23,7 +23,6 @@ from moco_eval.encoders.encoder import Encoder, tensor_sha256
 from moco_eval.encoders.networks.pooling import POOLED, require_kind
 from moco_eval.encoders.projector import described, load_projector, project
 from moco_eval.errors import DataError, UsageError
-from moco_eval.extraction import device_of
 from moco_eval.features import Features, Precision, of_data
 from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
@@ -121,7 +120,7 @@ def evaluate(
     labels, other_k = features.test_labels, [k for k in recipe.other_k if k <= num_train]
 
     # The neighbours are searched once, for the greatest k; who votes less listens to fewer.
-    queries = features.test.to(device_of(encoder))
+    queries = features.test.to(encoder.device)
     num_searched = min(max(recipe.k, *other_k, NUM_SHOWN), num_train)
     found = nearest.search_on_all_ranks(features.train, queries, num_searched)
     similarity, index = found.similarity.cpu(), found.index.cpu()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from moco_eval import knn
-from moco_eval.data.catalog import ImageData, Split
+from moco_eval.data.catalog import ImageData
 from moco_eval.data.images import InputSpec
+from moco_eval.data.subsets import subset
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import without_projector
 from moco_eval.errors import DataError, UsageError, output_error
@@ -160,7 +159,7 @@ def online_knn(  # noqa: PLR0913 - what one of several ranks must know
                 f"{data.id} has a split of {len(chosen)} images, fewer than the {world_size} ranks "
                 "that share its kNN evaluation. Run without it: --knn-every 0"
             )
-        own = of_split(encoder, _part(split, chosen[rank::world_size]))
+        own = of_split(encoder, subset(split, chosen[rank::world_size]))
         parts = [own] if gather is None else gather(own.to(device))
         features.append(_interleaved([part.cpu() for part in parts]))
         labels.append(torch.tensor([split.labels[index] for index in chosen]))
@@ -186,21 +185,3 @@ def _interleaved(parts: list[Tensor]) -> Tensor:
     for rank, part in enumerate(parts):
         whole[rank :: len(parts)] = part
     return whole
-
-
-class _Chosen(Sequence[Image.Image]):
-    def __init__(self, images: Sequence[Image.Image], indices: Sequence[int]) -> None:
-        self.images = images
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: Any) -> Any:
-        return self.images[self.indices[position]]
-
-
-def _part(split: Split, indices: Sequence[int]) -> Split:
-    labels = [split.labels[index] for index in indices]
-    mark = hashlib.sha256(repr(indices).encode()).hexdigest()[:12]
-    return Split(_Chosen(split.images, indices), labels, f"{split.fingerprint}-{mark}")

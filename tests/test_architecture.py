@@ -25,7 +25,7 @@ FLOORS = [
     {"tables", "report", "pictures", "trials", "typeset", "published"},
     {"canvas"},
     {"records", "recipes", "options", "schedules", "optim", "environment"}
-    | {"logistic", "progress", "distributed", "resources", "accuracy"},
+    | {"logistic", "progress", "distributed", "resources", "accuracy", "chance"},
     {"files"},
     {"errors"},
 ]

@@ -75,6 +75,11 @@ class Encoder:
         return self.manifest.input
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
     def name(self) -> str:
         """What tables call it where nobody gave it a name."""
         return self.manifest.source

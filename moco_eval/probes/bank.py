@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moco_eval.chance import Fit
 from moco_eval.probes.heads import Descent, Heads, Setting
-from moco_eval.probes.verdict import Fit
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from moco_eval import accuracy, distributed, logistic
+from moco_eval.chance import Fit
 from moco_eval.data.selection import selection_slice, told
 from moco_eval.data.splits import ImageData, MultiLabelData
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.extraction import device_of
 from moco_eval.features import of_data
 from moco_eval.probes.recipes import Lbfgs
-from moco_eval.probes.verdict import Fit, require_learnt
+from moco_eval.probes.verdict import require_learnt
 from moco_eval.records import Outcome
 from moco_eval.resources import Resources
 
@@ -42,7 +42,7 @@ def evaluate(
         encoder, data, feature=recipe.feature, precision=recipe.precision, resources=resources
     )
     # In double precision on the encoder's device: a GPU solves ImageNet's in minutes.
-    device = device_of(encoder)
+    device = encoder.device
     train, test = features.train.to(device), features.test.to(device)
     labels = features.train_labels.to(device)
     norm = train.norm(dim=1).mean().item()

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moco_eval import accuracy, distributed
+from moco_eval.chance import Fit
 from moco_eval.data.selection import selection_slice, told
 from moco_eval.data.splits import ImageData
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.extraction import device_of
 from moco_eval.features import of_data
 from moco_eval.logistic import Probe, Scaling, top1
 from moco_eval.probes.recipes import Ridge
-from moco_eval.probes.verdict import Fit, require_learnt
+from moco_eval.probes.verdict import require_learnt
 from moco_eval.records import Outcome
 from moco_eval.resources import Resources
 
@@ -78,7 +78,7 @@ def evaluate(
     features = of_data(
         encoder, data, feature=recipe.feature, precision=recipe.precision, resources=resources
     )
-    device = device_of(encoder)
+    device = encoder.device
     train, test = features.train.to(device), features.test.to(device)
     labels = features.train_labels.to(device)
     norm = train.norm(dim=1).mean().item()

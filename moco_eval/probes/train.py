@@ -31,7 +31,7 @@ from moco_eval.data.selection import selection_slice, told
 from moco_eval.data.splits import ImageData
 from moco_eval.data.subsets import subset
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.extraction import Extractor, device_of
+from moco_eval.extraction import Extractor
 from moco_eval.probes.bank import Bank, Judged, Scores, best
 from moco_eval.probes.feed import AugmentedImages, Batches, batches_of_features
 from moco_eval.probes.heads import Descent, Setting
@@ -67,7 +67,7 @@ def evaluate(
         ),
         has_scouts=recipe.holdout > 0,
         seed=seed,
-        device=device_of(encoder),
+        device=encoder.device,
     )
 
     # One pass over the augmented images an epoch, for all heads.

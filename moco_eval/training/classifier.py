@@ -20,11 +20,6 @@ HEAD_STD = 0.01
 DROP_PATHS = ("drop_path", "drop_path1", "drop_path2")
 
 
-def device_of(encoder: Encoder) -> torch.device:
-    """Where the encoder's weights lie."""
-    return next((p.device for p in encoder.network.parameters()), torch.device("cpu"))
-
-
 class Classifier(nn.Module):
     """A copy of the encoder's network, every parameter of it trained, and a linear layer.
 
@@ -39,7 +34,7 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: Encoder, num_classes: int, *, seed: int) -> None:
         super().__init__()
-        device = device_of(encoder)
+        device = encoder.device
         spec = encoder.input
         probe = torch.zeros(1, len(spec.mean), spec.size, spec.size, device=device)
         dim = encoder.features(probe).shape[1]

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from moco_eval.chance import Fit
 from moco_eval.errors import DivergedError
-from moco_eval.probes.verdict import Fit, caution, require_learnt
+from moco_eval.probes.verdict import caution, require_learnt
 
 # 1,000 images of two classes: ln 2 = 0.693 is what knowing nothing costs, and half are hit.
 # 3 s.d. of 1,000 coins are 4.7 %.

@@ -238,8 +238,8 @@ def find(results: Path, key: str) -> dict[str, Any] | None:
 
 
 def slug(name: str) -> str:
-    """``name`` as one path component: only ``A-Z a-z 0-9 . _ -``, and never hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".")[:100] or "unnamed"
+    """``name`` as one path component: only ``A-Z a-z 0-9 . _ -``, never hidden, no option."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:100] or "unnamed"
 
 
 def _metrics(outcome: Outcome | None) -> dict[str, dict[str, Any]]:

@@ -272,7 +272,7 @@ def test_a_plain_transformer_is_refused_with_what_takes_it(build, make_encoder):
         "A VisionTransformer has no levels res2 to res5: no stem and four stages"
     )
     assert "for plain transformers their recipes are yet to come" in str(error.value)
-    assert "linear, knn and lowshot take this encoder" in str(error.value)
+    assert "linear, knn, finetune, lowshot and svm take this encoder" in str(error.value)
 
 
 def test_a_network_for_one_image_size_is_refused(build, make_encoder):

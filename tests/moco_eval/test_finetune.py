@@ -252,6 +252,6 @@ def test_a_network_that_has_learnt_something_is_not_refused():
     # All wrong by a little, but the loss tells that it knows as much as nothing: 0.98 * 0.693.
     with pytest.raises(DivergedError, match=r"loss is 0\.698.*costs 0\.693.* 0\.00 % .*50\.00 %"):
         training_run._require_learnt(torch.tensor([[0, 0.01]] * 2 + [[0.01, 0]] * 2), labels)
-    # Right in 3 of 4 and sure of the wrong one: 40 / 4 is more than ten times 0.693.
-    with pytest.raises(DivergedError, match=r"75\.00 %"):
-        training_run._require_learnt(torch.tensor([[0, 40.0], [9, 0], [0, 9], [0, 9]]), labels)
+    # Right in 3 of 4 and sure of the wrong one: 400 / 4 is more than a hundred times 0.693.
+    with pytest.raises(DivergedError, match=r"diverged.*75\.00 %"):
+        training_run._require_learnt(torch.tensor([[0, 400.0], [9, 0], [0, 9], [0, 9]]), labels)

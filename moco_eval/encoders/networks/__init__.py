@@ -236,8 +236,8 @@ def _without_levels(network: nn.Module) -> UsageError:
     return UsageError(
         f"A {type(network).__name__} has no levels res2 to res5: no stem and four stages that end "
         "at strides 4, 8, 16 and 32. Detection and segmentation take ResNets and timm's ConvNeXt, "
-        "RegNet and Swin; for plain transformers their recipes are yet to come. linear, knn and "
-        "lowshot take this encoder."
+        "RegNet and Swin; for plain transformers their recipes are yet to come. linear, knn, "
+        "finetune, lowshot and svm take this encoder."
     )
 
 

@@ -15,7 +15,7 @@ from moco_eval.errors import OutputError
 RUN = records.Run(
     encoder_id="MoCo v2",
     encoder={"tensor_sha256": "aa", "num_params": 7, "source": "mocov2.pth.tar"},
-    protocol="linear",
+    protocol="linear-lbfgs",
     version=1,
     recipe="lbfgs",
     config={"num_c": 7, "scaled": True},
@@ -49,7 +49,7 @@ def test_a_record_holds_the_run_and_what_it_measured(tmp_path):
     assert record["encoder"]["id"] == "MoCo v2"
     assert record["encoder"]["num_params"] == 7
     assert record["protocol"] == {
-        "id": "linear",
+        "id": "linear-lbfgs",
         "version": 1,
         "recipe": "lbfgs",
         "deviations": {},
@@ -60,7 +60,7 @@ def test_a_record_holds_the_run_and_what_it_measured(tmp_path):
         "top5": {"value": 99.0, "primary": False, "n": 360, "unit": "%", "higher_better": True},
     }
     assert record["name"] == path.name
-    assert path.parent == tmp_path / "linear" / "digits" / "MoCo-v2"
+    assert path.parent == tmp_path / "linear-lbfgs" / "digits" / "MoCo-v2"
 
 
 def test_a_file_is_named_by_the_hash_of_its_bytes(tmp_path):
@@ -178,7 +178,7 @@ def test_damaged_torn_misnamed_and_newer_files_are_left_out_by_name(tmp_path):
     ("name", "path"),
     [
         ("timm:vit_small", "timm-vit_small"),
-        ("../../etc/passwd", "-..-etc-passwd"),
+        ("../../etc/passwd", "etc-passwd"),
         ("..", "unnamed"),
         ("", "unnamed"),
         (".hidden", "hidden"),
@@ -273,7 +273,7 @@ def test_a_record_that_its_folder_refuses_is_kept_elsewhere_and_printed(
     assert f"was kept as {kept} and was printed on standard output" in text
     assert caught.value.exit_code == 74
     # As the message promises: moved into a store under its own name, it is a record.
-    home = tmp_path / "store" / "linear" / "digits" / "MoCo-v2"
+    home = tmp_path / "store" / "linear-lbfgs" / "digits" / "MoCo-v2"
     home.mkdir(parents=True)
     kept.rename(home / kept.name)
     assert len(records.read_all(tmp_path / "store")[0]) == 1
@@ -314,3 +314,14 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, monkeypatch)
     assert result.returncode == 74, result.stderr
     assert json.loads(result.stdout)["seed"] == 3
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_record_of_before_the_linear_probe_had_variants_is_read_under_its_new_name(tmp_path):
+    write(tmp_path, replace(RUN, protocol="linear"))
+    assert records.find(tmp_path, RUN.key())["protocol"]["id"] == "linear-lbfgs"
+
+
+def test_an_error_is_better_the_lower_it_is(tmp_path):
+    outcome = replace(OUTCOME, metrics={"top1": 97.5, "ece": 2.5})
+    metrics = records.read(write(tmp_path, outcome=outcome))["metrics"]
+    assert [metrics[name]["higher_better"] for name in ("top1", "ece")] == [True, False]

@@ -269,7 +269,9 @@ def test_a_record_that_its_folder_refuses_is_kept_elsewhere_and_printed(
     assert kept.read_text() == printed
     assert json.loads(printed)["metrics"]["top1"]["value"] == 97.5
     text = str(caught.value)
-    assert f"{results / 'linear' / 'digits' / 'MoCo-v2' / kept.name} cannot be written" in text
+    assert (
+        f"{results / 'linear-lbfgs' / 'digits' / 'MoCo-v2' / kept.name} cannot be written" in text
+    )
     assert f"was kept as {kept} and was printed on standard output" in text
     assert caught.value.exit_code == 74
     # As the message promises: moved into a store under its own name, it is a record.
@@ -317,11 +319,11 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, monkeypatch)
 
 
 def test_a_record_of_before_the_linear_probe_had_variants_is_read_under_its_new_name(tmp_path):
-    write(tmp_path, replace(RUN, protocol="linear"))
+    write(tmp_path, dataclasses.replace(RUN, protocol="linear"))
     assert records.find(tmp_path, RUN.key())["protocol"]["id"] == "linear-lbfgs"
 
 
 def test_an_error_is_better_the_lower_it_is(tmp_path):
-    outcome = replace(OUTCOME, metrics={"top1": 97.5, "ece": 2.5})
+    outcome = dataclasses.replace(OUTCOME, metrics={"top1": 97.5, "ece": 2.5})
     metrics = records.read(write(tmp_path, outcome=outcome))["metrics"]
     assert [metrics[name]["higher_better"] for name in ("top1", "ece")] == [True, False]

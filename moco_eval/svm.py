@@ -82,7 +82,7 @@ PUBLISHED = {
     "digits": _OWN,
     "digits-lowshot": _OWN,
 }
-DEFAULT_RECIPE = "digits"
+DEFAULT_RECIPE = "voc07"
 
 
 def evaluate(

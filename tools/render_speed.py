@@ -33,6 +33,8 @@ BENCHES = {
     "shuffle": "tools/bench_shuffle.py",
     "step": "tools/bench_step.py",
     "load": "tools/bench_load.py",
+    "features": "tools/bench_features.py",
+    "linear": "tools/bench_linear.py",
 }
 LARGE = "--device cuda --batch 256 --size 224 --precision bf16 --compile"
 ON_GPU = {"step-gpu": f"tools/bench_step.py {LARGE}"}
@@ -95,6 +97,8 @@ def rendered() -> str:
     if "step-gpu" in runs:
         rows += of_step(runs["step-gpu"], "ResNet-50, 256 images of 224 pixels, bf16, compiled")
     rows += of_load(runs["load"])
+    rows += of_features(runs["features"])
+    rows += of_linear(runs["linear"])
     table = ["| | the original's way | ours | ratio |", "|:--|--:|--:|--:|"]
     table += [f"| {' | '.join(cells)} |" for cells in rows]
     places = [f"- `{bench['command']}`: {place(bench['machine'])}" for bench in found.values()]
@@ -172,6 +176,36 @@ def of_load(runs: list[Run]) -> list[list[str]]:
     """What accounting, hashing and a look at the features add to the reading of a file."""
     title = "a ResNet-50's checkpoint becomes an encoder (the usual way: torch.load, build, load)"
     return [times_row(title, runs, ("load_usual", "load_ours"), "load_usual_ratio")]
+
+
+def of_features(runs: list[Run]) -> list[list[str]]:
+    """Features of a frozen network, against the loop that people write."""
+    title = "features of a ResNet-50, 224 pixels, one core"
+    plain = f"{max(numbers(runs, 'plain_images_per_s')):.1f} images/s"
+    return [
+        [
+            f"{title}, {precision}",
+            plain,
+            f"{max(numbers(runs, f'{precision}_images_per_s')):.1f} images/s",
+            spread(numbers(runs, f"{precision}_ratio")),
+        ]
+        for precision in ("fp32", "bf16")
+    ]
+
+
+def of_linear(runs: list[Run]) -> list[list[str]]:
+    """A probe of the digits: the original's loop, and what needs no learning rate."""
+    original = numbers(runs, "main_lincls_s")
+    heads = [1 / heads for heads in numbers(runs, "grid_over_one_head")]
+    rows = []
+    for name, title in (
+        ("sgd_s", "linear probe of the digits, 60 epochs"),
+        ("lbfgs_s", "– by L-BFGS on cached features"),
+    ):
+        ours = numbers(runs, name)
+        ratios = [their / our for their, our in zip(original, ours, strict=True)]
+        rows.append([title, f"{min(original):.1f} s", f"{min(ours):.2f} s", spread(ratios)])
+    return [*rows, ["– 40 heads at once, against one of ours", "", "", spread(heads)]]
 
 
 def times_row(title: str, runs: list[Run], ways: tuple[str, str], ratio: str) -> list[str]:

@@ -30,6 +30,10 @@ Precision = Literal["fp32", "bf16"]
 # Images of a batch: what fills the device, and not its memory.
 BATCH = {"cpu": 64, "cuda": 256}
 
+# A CPU computes so many at a time, 8 images of 224 pixels: their maps then stay in its cache, which
+# is worth a tenth.
+PIXELS_AT_ONCE = 8 * 224 * 224
+
 
 class Extractor:
     """Turns batches of images into features, as ``Encoder.features`` does but for rounding.
@@ -72,6 +76,15 @@ class Extractor:
         Raises:
             UsageError: If the network has no such feature.
         """
+        if self.device.type == "cpu" and not self._compiled_for:
+            at_once = max(1, PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
+            parts = torch.split(images, at_once)
+        else:
+            parts = (images,)
+        found = [self._computed(part, kinds) for part in parts]
+        return {kind: torch.cat([part[kind] for part in found]) for kind in kinds}
+
+    def _computed(self, images: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
         number = len(images)
         images = images.to(self.device, non_blocking=self.device.type == "cuda")
         if self._compiled_for:

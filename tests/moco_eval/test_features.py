@@ -333,3 +333,14 @@ def test_extraction_leaves_every_tensor_of_the_encoder(make_encoder, digits):
 def test_a_feature_that_the_network_lacks_is_refused(make_encoder, digits):
     with pytest.raises(UsageError, match="has no feature 'cls'"):
         features.of_data(make_encoder(), first(digits, 20, 8), feature="cls")
+
+
+def test_images_that_are_computed_a_few_at_a_time_keep_their_order(make_encoder, monkeypatch):
+    encoder = make_encoder()
+    size = encoder.input.size
+    images = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
+    whole = extraction.Extractor(encoder)(images)["pooled"]
+    # Two at a time: 2, 2 and 1.
+    monkeypatch.setattr(extraction, "PIXELS_AT_ONCE", 2 * size * size)
+    found = extraction.Extractor(encoder)(images)["pooled"]
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)

@@ -145,7 +145,7 @@ PUBLISHED = {
     "simsiam": "SimSiam, 100 epochs, ResNet-50 on ImageNet: top-1 68.1, after 800 epochs 71.3 "
     "(arXiv:2011.10566, table 4).",
     "swav": "SwAV, 800 epochs with multi-crop, ResNet-50 on ImageNet: top-1 75.3 "
-    "(arXiv:2006.09882, table 1).",
+    "(arXiv:2105.04906, table 1).",
     "vicreg": "VICReg, 1000 epochs, ResNet-50 on ImageNet: top-1 73.2 (arXiv:2105.04906, table 1).",
     "vissl": "MoCo v2, 200 epochs, ResNet-50 on ImageNet: top-1 66.4 (facebookresearch/vissl, "
     "MODEL_ZOO.md), of a larger feature than this recipe's.",

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from moco_eval import demo as demo_module
-from moco_eval import records
+from moco_eval import records, suite
 from moco_eval.data.catalog import open_images
 from moco_eval.errors import DivergedError
 from pretrain.recipes import RECIPES
@@ -54,7 +54,9 @@ def quick_demo(tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(demo_module, "plan", plan)
-    return tmp_path / "demo"
+    yield tmp_path / "demo"
+    # A process keeps what it opened, and these scenes go with the test.
+    suite._scenes.cache_clear()
 
 
 def test_the_demo_leaves_records_tables_and_pictures_and_skips_what_is_done(quick_demo, capsys):

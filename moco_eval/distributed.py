@@ -115,11 +115,16 @@ def gather_uneven(tensor: Tensor) -> list[Tensor]:
 
 def gather_dealt(own: Tensor, num_rows: int) -> Tensor:
     """All ``num_rows`` rows in their order, of which this rank has ``[rank()::world_size()]``."""
-    parts = gather_uneven(own)
-    whole = own.new_empty((sum(len(part) for part in parts), *own.shape[1:]))
+    whole = interleaved(gather_uneven(own))
     assert len(whole) == num_rows, f"the ranks have {len(whole)} rows of {num_rows}"
-    for number, part in enumerate(parts):
-        whole[number :: len(parts)] = part
+    return whole
+
+
+def interleaved(parts: Sequence[Tensor]) -> Tensor:
+    """Undo ``[rank::world_size]``: row r of part p is row ``r * len(parts) + p`` of the whole."""
+    whole = parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
     return whole
 
 

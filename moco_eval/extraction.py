@@ -14,16 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from moco_eval import distributed
-from moco_eval.data.images import InputSpec, to_input
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.networks.folding import folded
 from moco_eval.encoders.networks.pooling import POOLED, pooled_kinds
 from moco_eval.errors import DivergedError
-from moco_eval.training.loading import load
+from moco_eval.training.loading import EvaluationCrops, load
 
 Precision = Literal["fp32", "bf16"]
 
@@ -130,7 +129,7 @@ def extract(
         range(first, min(first + size, len(images))) for first in range(0, len(images), size)
     ]
     loaded = load(
-        _Inputs(images, extractor.input),
+        EvaluationCrops(images, extractor.input),
         _Order(batches[rank::num_ranks]),
         num_workers=num_workers,
         device=extractor.device.type,
@@ -170,20 +169,6 @@ def _gather(own: Tensor) -> list[Tensor]:
     width = int(distributed.gather(torch.tensor([own.shape[1]], device=device)).max())
     own = own.to(device) if len(own) else torch.empty(0, width, device=device)
     return distributed.gather_uneven(own)
-
-
-class _Inputs(Dataset[tuple[Tensor]]):
-    """What an encoder takes of each image."""
-
-    def __init__(self, images: Sequence[Image.Image], spec: InputSpec) -> None:
-        self.images = images
-        self.transform = to_input(spec)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor]:
-        return (self.transform(self.images[index]),)
 
 
 class _Order(Sampler[list[int]]):

@@ -223,7 +223,7 @@ def _evaluate(run: Run, recipe: Recipe) -> Outcome:
         }
     drawn = {"logits": logits, "labels": labels} | ({"sensitivity": rows} if rows else {})
     return Outcome(
-        metrics={data.metric: metrics[data.metric], **metrics},
+        metrics=accuracy.primary_first(metrics, data.metric),
         num_test=len(logits),
         details=details,
         drawn=drawn,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from moco_eval import neighbours as nearest
-from moco_eval.accuracy import calibration_error, recall_by_class
+from moco_eval.accuracy import calibration_error, primary_first, recall_by_class
 from moco_eval.data.splits import ImageData, MultiLabelData
 from moco_eval.encoders.encoder import Encoder, tensor_sha256
 from moco_eval.encoders.networks.pooling import POOLED, require_kind
@@ -136,7 +136,7 @@ def evaluate(
         "mean_per_class": 100 * recall_by_class(shares.argmax(1), labels).nanmean().item(),
         "ece": calibration_error(shares, labels),
     }
-    metrics = {data.metric: metrics[data.metric]} | metrics
+    metrics = primary_first(metrics, data.metric)
     metrics |= {f"top1_k{k}": _top1(shares_of(k), labels) for k in other_k}
     return Outcome(
         metrics=metrics,

@@ -221,7 +221,7 @@ def evaluate(
     if len(by_draw) > 1:
         details[f"{data.metric}_ci95"] = _told(data.metric, by_draw)
     return Outcome(
-        metrics={data.metric: means[data.metric]} | means,
+        metrics=accuracy.primary_first(means, data.metric),
         num_test=len(labels),
         details=details,
         # Pictures show the first draw.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moco_eval import knn
+from moco_eval import distributed, knn
 from moco_eval.data.catalog import ImageData
 from moco_eval.data.images import InputSpec
 from moco_eval.data.subsets import subset
@@ -161,7 +161,7 @@ def online_knn(  # noqa: PLR0913 - what one of several ranks must know
             )
         own = of_split(encoder, subset(split, chosen[rank::world_size]))
         parts = [own] if gather is None else gather(own.to(device))
-        features.append(_interleaved([part.cpu() for part in parts]))
+        features.append(distributed.interleaved([part.cpu() for part in parts]))
         labels.append(torch.tensor([split.labels[index] for index in chosen]))
 
     # k = 20, or the whole bank where that is smaller.
@@ -177,11 +177,3 @@ def _evenly_spread(num_images: int, limit: int | None) -> list[int]:
     """Indices of at most ``limit`` images; folders come sorted by class, so not the first ones."""
     count = min(num_images, limit or num_images)
     return [position * num_images // count for position in range(count)]
-
-
-def _interleaved(parts: list[Tensor]) -> Tensor:
-    """Undo ``[rank::world_size]``: row r of part p is row ``r * len(parts) + p`` of the whole."""
-    whole = parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
-    return whole

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco_eval import accuracy, distributed, logistic
+from moco_eval import accuracy, logistic
 from moco_eval.chance import Fit
-from moco_eval.data.selection import selection_slice, told
+from moco_eval.data.selection import told
 from moco_eval.data.splits import ImageData, MultiLabelData
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.features import of_data
+from moco_eval.probes.prepared import prepare
 from moco_eval.probes.recipes import Lbfgs
 from moco_eval.probes.verdict import require_learnt
 from moco_eval.records import Outcome
@@ -38,37 +38,24 @@ def evaluate(
     resources: Resources,
 ) -> Outcome:
     """Fit the probe and return its numbers, the C that was chosen, and the feature norm."""
-    features = of_data(
-        encoder, data, feature=recipe.feature, precision=recipe.precision, resources=resources
-    )
-    # In double precision on the encoder's device: a GPU solves ImageNet's in minutes.
-    device = encoder.device
-    train, test = features.train.to(device), features.test.to(device)
-    labels = features.train_labels.to(device)
-    norm = train.norm(dim=1).mean().item()
-    if distributed.rank() == 0:
-        print(f"No learning rate, mean feature norm {norm:.3g}.", flush=True)
-    if recipe.scaled:
-        scaling = logistic.Scaling.fit(train)
-        train, test = scaling(train), scaling(test)
+    ready = prepare(encoder, recipe, data, seed=seed, resources=resources)
+    train, labels, test_labels = ready.train, ready.labels, ready.features.test_labels
 
     # C is chosen on a slice of the training set that no test image has to do with.
-    kept, held = (
-        part.to(device) for part in selection_slice(data, share=recipe.holdout, seed=seed)
-    )
-    chosen, curve = _choose_c(train, labels, recipe, (kept, held))
+    chosen, curve = _choose_c(train, labels, recipe, (ready.kept, ready.held))
 
     # The probe that counts has seen every training image.
     probe = logistic.fit(train, labels, c=chosen)
     if labels.dim() == 1:
-        require_learnt(_fit(probe, train, labels), features.train_labels, feature_norm=norm)
-    logits = probe.logits(test).cpu()
+        fit = _fit(probe, train, labels)
+        require_learnt(fit, ready.features.train_labels, feature_norm=ready.norm)
+    logits = probe.logits(ready.test).cpu()
     return Outcome(
-        metrics=_metrics(logits, features.test_labels, data),
-        num_test=len(test),
+        metrics=_metrics(logits, test_labels, data),
+        num_test=len(test_labels),
         details={
             "feature": recipe.feature,
-            "feature_norm": norm,
+            "feature_norm": ready.norm,
             "feature_dim": train.shape[1],
             "selection": {
                 "what": "C",
@@ -78,7 +65,7 @@ def evaluate(
                 "by_c": curve,
             },
         },
-        drawn=_drawn(logits, features.test_labels, (chosen, curve)),
+        drawn=_drawn(logits, test_labels, (chosen, curve)),
     )
 
 

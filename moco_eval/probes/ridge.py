@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moco_eval import accuracy, distributed
+from moco_eval import accuracy
 from moco_eval.chance import Fit
-from moco_eval.data.selection import selection_slice, told
+from moco_eval.data.selection import told
 from moco_eval.data.splits import ImageData
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.features import of_data
-from moco_eval.logistic import Probe, Scaling, top1
+from moco_eval.logistic import Probe, top1
+from moco_eval.probes.prepared import prepare
 from moco_eval.probes.recipes import Ridge
 from moco_eval.probes.verdict import require_learnt
 from moco_eval.records import Outcome
@@ -75,24 +75,11 @@ def evaluate(
     encoder: Encoder, recipe: Ridge, data: ImageData, *, seed: int, resources: Resources
 ) -> Outcome:
     """Fit the probe and return its numbers, the lambda that was chosen, and the feature norm."""
-    features = of_data(
-        encoder, data, feature=recipe.feature, precision=recipe.precision, resources=resources
-    )
-    device = encoder.device
-    train, test = features.train.to(device), features.test.to(device)
-    labels = features.train_labels.to(device)
-    norm = train.norm(dim=1).mean().item()
-    if distributed.rank() == 0:
-        print(f"No learning rate, mean feature norm {norm:.3g}.", flush=True)
-    if recipe.scaled:
-        scaling = Scaling.fit(train)
-        train, test = scaling(train), scaling(test)
+    ready = prepare(encoder, recipe, data, seed=seed, resources=resources)
+    train, labels, test_labels = ready.train, ready.labels, ready.features.test_labels
+    kept, held, num_classes = ready.kept, ready.held, len(data.classes)
 
     # Lambda is chosen on a slice of the training set; ties go to the stronger regularisation.
-    num_classes = len(data.classes)
-    kept, held = (
-        part.to(device) for part in selection_slice(data, share=recipe.holdout, seed=seed)
-    )
     exponents = torch.linspace(
         recipe.log10_lambda_max,
         recipe.log10_lambda_min,
@@ -109,16 +96,17 @@ def evaluate(
     # The probe that counts has seen every training image.
     parts = decompose(train, labels, num_classes)
     probe = parts.solve(parts.unit * 10**chosen)
-    require_learnt(_fit(probe, train, labels), features.train_labels, feature_norm=norm)
-    logits = probe.logits(test).cpu()
-    metrics = accuracy.metrics(logits, features.test_labels)
+    fit = _fit(probe, train, labels)
+    require_learnt(fit, ready.features.train_labels, feature_norm=ready.norm)
+    logits = probe.logits(ready.test).cpu()
+    metrics = accuracy.metrics(logits, test_labels)
     del metrics["ece"]
     return Outcome(
         metrics=accuracy.primary_first(metrics, data.metric),
-        num_test=len(test),
+        num_test=len(test_labels),
         details={
             "feature": recipe.feature,
-            "feature_norm": norm,
+            "feature_norm": ready.norm,
             "feature_dim": train.shape[1],
             "selection": {
                 "what": "lambda, relative to N times the features' mean variance",
@@ -134,7 +122,7 @@ def evaluate(
         },
         drawn={
             "scores": logits,
-            "labels": features.test_labels,
+            "labels": test_labels,
             "sensitivity": [
                 {"lambda": 10**exponent, "top1": score, "chosen": exponent == chosen}
                 for exponent, score in zip(exponents, scores, strict=True)

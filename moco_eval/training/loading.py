@@ -12,8 +12,11 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from moco_eval.data.images import InputSpec, to_input
 from moco_eval.errors import DataError, UsageError
 from moco_eval.training.signals import STOP_SIGNALS, die_with_parent
 
@@ -21,6 +24,20 @@ from moco_eval.training.signals import STOP_SIGNALS, die_with_parent
 LOADER_TIMEOUT_S = 600
 
 Index = TypeVar("Index")
+
+
+class EvaluationCrops(Dataset[tuple[Tensor]]):
+    """What an encoder takes of each image where it is judged: the test-time crop."""
+
+    def __init__(self, images: Sequence[Image.Image], spec: InputSpec) -> None:
+        self.images = images
+        self.transform = to_input(spec)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor]:
+        return (self.transform(self.images[index]),)
 
 
 def load(

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler
 
 from moco_eval import distributed
-from moco_eval.data.images import InputSpec, to_input
+from moco_eval.data.images import InputSpec
 from moco_eval.data.sampler import draw_key
 from moco_eval.errors import DivergedError, PreemptedError, UsageError
 from moco_eval.optim import build_optimizer
@@ -26,7 +26,7 @@ from moco_eval.training import update
 from moco_eval.training.checkpoint import Checkpoints, State
 from moco_eval.training.classifier import Classifier, parameter_groups, prepare
 from moco_eval.training.crops import Places, TrainingCrops, mix
-from moco_eval.training.loading import load
+from moco_eval.training.loading import EvaluationCrops, load
 from moco_eval.training.recipe import Plan
 from moco_eval.training.signals import StopRequest
 
@@ -179,7 +179,7 @@ def predict(
     order = BatchSampler(share, BATCH_TEST, drop_last=False)
     device = model.device
     parts = [torch.zeros(0, model.head.out_features, device=device)]
-    crops = _TestCrops(images, spec)
+    crops = EvaluationCrops(images, spec)
     for (inputs,) in load(crops, order, num_workers=num_workers, device=device.type):
         with update.mixed_precision(precision, device.type):
             logits = model(inputs.to(device, memory_format=torch.channels_last))
@@ -189,18 +189,6 @@ def predict(
     if not gathered.isfinite().all():
         raise DivergedError(f"The logits are not finite. {ADVICE}")
     return gathered
-
-
-class _TestCrops(Dataset[tuple[Tensor]]):
-    def __init__(self, images: Sequence[Image.Image], spec: InputSpec) -> None:
-        self.images = images
-        self.transform = to_input(spec)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor]:
-        return (self.transform(self.images[index]),)
 
 
 def _initial_state(model: Classifier, plan: Plan) -> State[Classifier]:

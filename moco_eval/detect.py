@@ -20,59 +20,71 @@ from moco_eval.records import Outcome
 
 VERSION = 1
 
-_COCO_C4 = Recipe(
+# What every setting of the MoCo papers shares. What they do not name is Detectron2's default.
+_C4 = Recipe(
+    detector="c4",
     num_iterations=90_000,
     batch_total=16,
+    reference_world_size=8,
     lr=0.02,
     lr_drops=(60_000, 80_000),
     warmup_iterations=1000,
     short_sides_train=tuple(range(640, 801, 32)),
     short_side_test=800,
     max_side=1333,
-    flip=True,
-    anchor_sizes=(32, 64, 128, 256, 512),
-    rpn_batch=256,
     rpn_pre_nms=(12_000, 6000),
     rpn_post_nms=(2000, 1000),
-    roi_batch=512,
     pool_size=14,
-    mask_channels=256,
+    mask_convs=0,
     precise_bn_batches=200,
 )
+_VOC_C4 = replace(
+    _C4,
+    num_iterations=24_000,
+    lr_drops=(18_000, 22_000),
+    warmup_iterations=100,
+    short_sides_train=tuple(range(480, 801, 32)),
+)
+_COCO_C4 = replace(_C4, masks=True)
+_FPN = replace(
+    _C4,
+    detector="fpn",
+    masks=True,
+    rpn_pre_nms=(2000, 1000),
+    rpn_post_nms=(1000, 1000),
+    pool_size=7,
+    mask_convs=4,
+)
+_DIGITS_C4 = Recipe(
+    detector="c4",
+    num_iterations=500,
+    batch_total=4,
+    lr=0.08,
+    lr_drops=(400, 475),
+    warmup_iterations=20,
+    short_sides_train=(128,),
+    short_side_test=128,
+    max_side=256,
+    flip=False,
+    anchor_sizes=(12, 24, 48),
+    rpn_batch=64,
+    rpn_pre_nms=(300, 300),
+    rpn_post_nms=(64, 64),
+    roi_batch=32,
+    pool_size=7,
+    mask_convs=0,
+    mask_channels=64,
+    precise_bn_batches=10,
+)
+_TWICE = {"num_iterations": 180_000, "lr_drops": (120_000, 160_000)}
 
-# Every setting that the paper's configurations do not name is Detectron2's default. Unlike
-# upstream, whose eight processes synchronise BatchNorm, one process sees the whole batch.
 RECIPES = {
-    # For the embedded digit scenes, within a minute on two CPU cores. Scenes of 160 pixels become
-    # 128, which makes a digit as large as in pretraining. Digits are not mirrored: a mirrored 2 is
-    # no 2. No published number; this project's own are in results/.
-    "digits-c4": Recipe(
-        num_iterations=500,
-        batch_total=4,
-        lr=0.08,
-        lr_drops=(400, 475),
-        warmup_iterations=20,
-        short_sides_train=(128,),
-        short_side_test=128,
-        max_side=256,
-        flip=False,
-        anchor_sizes=(12, 24, 48),
-        rpn_batch=64,
-        rpn_pre_nms=(300, 300),
-        rpn_post_nms=(64, 64),
-        roi_batch=32,
-        pool_size=7,
-        mask_channels=64,
-        precise_bn_batches=10,
-    ),
-    # MoCo (arXiv:1911.05722), table 5 (c), COCO train2017 to val2017, ResNet-50-C4, Base-RCNN-C4-BN
-    # and coco_R_50_C4_1x of github.com/facebookresearch/moco, detection/configs. Published with
-    # Mask R-CNN, that is with segment: box AP 26.4 random, 38.2 supervised, 38.5 MoCo v1;
-    # AP50 44.0, 58.2, 58.3; AP75 27.8, 41.2, 41.6; mask AP 29.3 (as printed), 33.3, 33.6.
+    # For the embedded digit scenes, within a minute or two on two CPU cores. Scenes of 160 pixels
+    # become 128, which makes a digit as large as in pretraining. Digits are not mirrored: a
+    # mirrored 2 is no 2. No published number; this project's own are in results/.
+    "digits-c4": _DIGITS_C4,
     "coco-c4-1x": _COCO_C4,
-    # The same, table 5 (d). Published with Mask R-CNN: box AP 35.6 random, 40.0 supervised, 40.7
-    # MoCo v1; AP50 54.6, 59.9, 60.5; AP75 38.2, 43.1, 44.1; mask AP 31.4, 34.7, 35.4.
-    "coco-c4-2x": replace(_COCO_C4, num_iterations=180_000, lr_drops=(120_000, 160_000)),
+    "coco-c4-2x": replace(_COCO_C4, **_TWICE),
 }
 DEFAULT_RECIPE = "digits-c4"
 

@@ -33,7 +33,9 @@ class Example:
         size: Height and width of the image file, which detections are given in.
         boxes: ``(n, 4)`` float32, in pixels of ``pixels``.
         labels: ``(n,)`` int64, from 0.
-        masks: ``(n, h, w)`` bool, or None where only boxes are trained.
+        masks: ``(n, h, w)`` bool, or None where no mask head is trained.
+        keypoints: ``(n, K, 3)`` float32: x and y in pixels of ``pixels``, and COCO's visibility, 0
+            to 2; None where no keypoint head is trained.
     """
 
     pixels: Tensor
@@ -41,6 +43,7 @@ class Example:
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +55,22 @@ class Detections:
         scores: ``(n,)`` from 0 to 1.
         labels: ``(n,)`` int64, from 0.
         masks: ``(n, height, width)`` bool, or None.
+        keypoints: ``(n, K, 3)``: x, y and score, or None.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    keypoints: Tensor | None = None
 
 
 class Detector(nn.Module, abc.ABC):
-    """What an engine builds; called with a batch in training mode, it returns named losses."""
+    """What an engine builds; called with a batch in training mode, it returns named losses.
 
-    with_masks: bool
+    An engine's class takes ``(encoder, recipe, *, num_classes, num_keypoints)``. What the recipe
+    freezes it freezes by itself: ``requires_grad`` and, for norms, their mode.
+    """
 
     @abc.abstractmethod
     def forward(self, examples: list[Example]) -> dict[str, Tensor]:
@@ -79,7 +86,15 @@ class Detector(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def levels(self, pixels: Tensor) -> dict[str, Tensor]:
-        """``res4`` and ``res5`` of RGB pixels ``(3, h, w)``, normalised on the way."""
+        """The encoder's maps in it, of RGB pixels ``(3, h, w)``, normalised on the way.
+
+        Of a network with stages those of ``res2`` to ``res5`` that the detector keeps apart; of a
+        plain transformer ``last``.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """What the engine was told, by its own names, for whoever reads a record of it."""
+        return {}
 
 
 class _TrainingExamples(Dataset[Example]):

@@ -39,9 +39,7 @@ def evaluate(
         DataError: If an object has no mask.
         DivergedError: If training diverges.
     """
-    detector = transfer.build_detector(
-        encoder, recipe, data, engine=engine, seed=seed, with_masks=True
-    )
+    detector = transfer.build_detector(encoder, recipe, data, engine=engine, seed=seed)
     details = transfer.train(detector, recipe, data.train, seed=seed, work_dir=work_dir)
     results = transfer.detect(detector, recipe, data.test, work_dir=work_dir)
     masks = average_precision(data.test.truth(), results, "segm")

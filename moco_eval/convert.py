@@ -118,7 +118,7 @@ def _for_detectron2(encoder: Encoder, position_size: int | None) -> Export:
         export = (swin if is_swin else detectron2).prepare(encoder)
     if not engines.has_detectron2():
         return export
-    from moco_eval.engines import detectron_backbones as theirs
+    from moco_eval.engines.detectron import backbones as theirs
 
     reload = theirs.reload_swin if is_swin else theirs.reload_resnet
     return dataclasses.replace(export, reload=theirs.reload_vit if is_vit else reload)

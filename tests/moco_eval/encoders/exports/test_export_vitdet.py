@@ -150,7 +150,7 @@ def test_other_transformers_are_refused_by_name(tmp_path, on_meta, arch, reason)
 def test_vitdets_backbone_has_the_same_last_map(tmp_path, tiny_vit, use_rel_pos, options):
     from detectron2.checkpoint import DetectionCheckpointer
 
-    from moco_eval.engines.detectron_backbones import build_vit
+    from moco_eval.engines.detectron.backbones import build_vit
 
     encoder = tiny_vit(options)
     path = tmp_path / "vit.pth"

@@ -160,7 +160,7 @@ def _vitdet(folder: Path) -> Written:
 def _library_vitdet(folder: Path) -> Written:
     """Relative positions of 0, as they begin, change nothing: its own network can be asked."""
     from moco_eval.encoders.exports.vitdet import Plan
-    from moco_eval.engines.detectron_backbones import build_vit
+    from moco_eval.engines.detectron.backbones import build_vit
 
     plan = Plan(
         patch_size=16,

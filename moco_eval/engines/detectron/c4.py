@@ -40,7 +40,7 @@ class C4Detector(Detector):
         encoder: A ResNet of basic or bottleneck blocks.
         recipe: Sizes of anchors, samples and pooled regions.
         num_classes: Without the background.
-        with_masks: Whether it has a mask head.
+        num_keypoints: Of a keypoint head, which C4 has not.
 
     Raises:
         CheckpointError: If a tensor of the encoder has no place in Detectron2's ResNet, or the
@@ -48,12 +48,12 @@ class C4Detector(Detector):
     """
 
     def __init__(
-        self, encoder: Encoder, recipe: Recipe, *, num_classes: int, with_masks: bool
+        self, encoder: Encoder, recipe: Recipe, *, num_classes: int, num_keypoints: int = 0
     ) -> None:
         super().__init__()
-        self.with_masks = with_masks
+        self.with_masks = with_masks = recipe.masks
         self.channel_order = encoder.input.channel_order
-        cfg = configuration(recipe, encoder.input, num_classes=num_classes, with_masks=with_masks)
+        cfg = configuration(recipe, encoder.input, num_classes=num_classes)
         stem, stages = _build_resnet(encoder.network)
         backbone = ResNet(stem, stages[:3], out_features=["res4"])
         # The extra norm has upstream's name, so that a detector's tensors are called the same.
@@ -146,9 +146,7 @@ class C4Detector(Detector):
         return Instances(tuple(example.pixels.shape[1:]), **fields)
 
 
-def configuration(
-    recipe: Recipe, spec: InputSpec, *, num_classes: int, with_masks: bool
-) -> CfgNode:
+def configuration(recipe: Recipe, spec: InputSpec, *, num_classes: int) -> CfgNode:
     """Detectron2's configuration of a recipe: its defaults but for the lines below."""
     cfg = get_cfg()
     # As the encoder was fed in pretraining; Detectron2's default is Caffe2's BGR.
@@ -157,7 +155,7 @@ def configuration(
     cfg.MODEL.PIXEL_STD = [255 * value for value in spec.std]
     # Our masks may be polygons or run lengths; both are bitmaps by the time they arrive.
     cfg.INPUT.MASK_FORMAT = "bitmask"
-    cfg.MODEL.MASK_ON = with_masks
+    cfg.MODEL.MASK_ON = recipe.masks
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
     # What the recipe says of anchors, proposals and heads.
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [list(recipe.anchor_sizes)]

@@ -40,16 +40,18 @@ class C4Detector(Detector):
         encoder: What ``stages_of`` can split: a ResNet of any strides, a ConvNeXt, RegNet or Swin.
         recipe: Sizes of anchors, samples and pooled regions.
         num_classes: Without the background.
-        with_masks: Whether it has a mask head.
+        num_keypoints: Of a keypoint head, which C4 has not.
 
     Raises:
         UsageError: If the encoder has no stem and four stages.
     """
 
     def __init__(
-        self, encoder: Encoder, recipe: Recipe, *, num_classes: int, with_masks: bool
+        self, encoder: Encoder, recipe: Recipe, *, num_classes: int, num_keypoints: int = 0
     ) -> None:
         super().__init__()
+        assert not num_keypoints, "A C4 detector has no keypoint head."
+        with_masks = recipe.masks
         probe = next(encoder.network.parameters()).new_zeros(1, 3, 64, 64)
         levels = encoder.levels(probe)
         self.input = encoder.input
@@ -78,9 +80,9 @@ class C4Detector(Detector):
             batch_size_per_image=recipe.roi_batch,
             positive_fraction=0.25,
             bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
-            score_thresh=0.05,
+            score_thresh=recipe.score_threshold,
             nms_thresh=0.5,
-            detections_per_img=100,
+            detections_per_img=recipe.detections_per_image,
         )
         self.to(probe.device)
 

@@ -28,4 +28,4 @@ def build(
             f"The torchvision engine builds no '{recipe.detector}' detector. Take Detectron2's: "
             "--engine detectron2, or a recipe with detector=c4."
         )
-    return C4Detector(encoder, recipe, num_classes=num_classes, num_keypoints=num_keypoints)
+    return C4Detector(encoder, recipe, num_classes=num_classes)

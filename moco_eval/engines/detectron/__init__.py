@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.engines.detectron.c4 import C4Detector
+from moco_eval.engines.detectron.detector import Detectron
 from moco_eval.engines.examples import Detector
 from moco_eval.engines.recipe import Recipe
 
@@ -19,4 +19,4 @@ def build(
         num_classes: Without the background.
         num_keypoints: Of each object, where the recipe has keypoints.
     """
-    return C4Detector(encoder, recipe, num_classes=num_classes, num_keypoints=num_keypoints)
+    return Detectron(encoder, recipe, num_classes=num_classes, num_keypoints=num_keypoints)

@@ -192,11 +192,10 @@ def _of_images(recipe: Recipe) -> dict[str, Decided]:
 
 def _of_data(recipe: Recipe, num_classes: int, num_keypoints: int) -> dict[str, Decided]:
     where = "RETINANET" if recipe.detector == "retinanet" else "ROI_HEADS"
-    entries = {
-        f"MODEL.{where}.NUM_CLASSES": Decided(num_classes, "data"),
-        # Polygons and run lengths are both bitmaps by the time that they arrive.
-        "INPUT.MASK_FORMAT": Decided("bitmask", "data"),
-    }
+    entries = {f"MODEL.{where}.NUM_CLASSES": Decided(num_classes, "data")}
+    if recipe.masks:
+        # Unlike upstream: polygons too are bitmaps by the time that they arrive.
+        entries["INPUT.MASK_FORMAT"] = Decided("bitmask", "data")
     if recipe.keypoints:
         key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
         entries[key] = Decided(num_keypoints, "data")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines.examples import Detector
 from moco_eval.engines.recipe import Recipe
+from moco_eval.engines.torchvision.backbone import Backbone
 from moco_eval.engines.torchvision.c4 import C4Detector
-from moco_eval.errors import UsageError
+from moco_eval.engines.torchvision.pooled import PooledDetector
+from moco_eval.engines.torchvision.retinanet import RetinaNetDetector
+from moco_eval.engines.torchvision.stages import DilatedFive, Pyramid
 
 
 def build(
@@ -23,9 +26,12 @@ def build(
     Raises:
         UsageError: If this engine has no such detector, or the encoder is no backbone of it.
     """
-    if recipe.detector != "c4":
-        raise UsageError(
-            f"The torchvision engine builds no '{recipe.detector}' detector. Take Detectron2's: "
-            "--engine detectron2, or a recipe with detector=c4."
-        )
-    return C4Detector(encoder, recipe, num_classes=num_classes)
+    if recipe.detector == "c4":
+        return C4Detector(encoder, recipe, num_classes=num_classes)
+    if recipe.detector == "retinanet":
+        return RetinaNetDetector(encoder, recipe, num_classes=num_classes)
+    body: Backbone
+    body = (DilatedFive if recipe.detector == "dc5" else Pyramid)(encoder, recipe)
+    return PooledDetector(
+        encoder, recipe, body, num_classes=num_classes, num_keypoints=num_keypoints
+    )

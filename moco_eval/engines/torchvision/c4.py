@@ -13,9 +13,9 @@ from torchvision.ops import roi_align
 
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines.recipe import Recipe
-from moco_eval.engines.torchvision.backbone import ResFour
 from moco_eval.engines.torchvision.masks import build_mask_head
 from moco_eval.engines.torchvision.rcnn import RCNN
+from moco_eval.engines.torchvision.stages import ResFour
 
 
 class C4Detector(RCNN):
@@ -38,8 +38,11 @@ class C4Detector(RCNN):
         channels = body.level_channels["res5"]
         self.extra_norm = nn.BatchNorm2d(channels)
         if recipe.masks:
-            self.mask_head = build_mask_head(channels, recipe, num_classes)
-        self.finish(encoder, channels, num_classes)
+            self.mask_head = build_mask_head(
+                channels, recipe, num_classes, norm=body.norm if recipe.head_norm else None
+            )
+        self.add_predictors(channels, num_classes)
+        self.finish(encoder)
 
     def regions(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
         """The last stage's features of each box, ``(num_boxes, C, side, side)``."""

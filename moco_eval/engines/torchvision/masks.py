@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,22 @@ from moco_eval.engines.examples import Example
 from moco_eval.engines.recipe import Recipe
 
 
-def build_mask_head(num_inputs: int, recipe: Recipe, num_classes: int) -> nn.Sequential:
+def build_mask_head(
+    num_inputs: int,
+    recipe: Recipe,
+    num_classes: int,
+    *,
+    norm: Callable[[int], nn.Module] | None,
+) -> nn.Sequential:
     """Detectron2's: convolutions, twice the side, then one map a class.
 
     Args:
         num_inputs: Channels of the regions.
-        recipe: How many convolutions, how wide, and whether norms follow them.
+        recipe: How many convolutions, and how wide.
         num_classes: Without the background.
+        norm: What follows each of the convolutions, or nothing.
     """
     width = recipe.mask_channels
-    norm = nn.BatchNorm2d if recipe.head_norm else None
     convolutions = MaskRCNNHeads(num_inputs, [width] * recipe.mask_convs, 1, norm_layer=norm)
     predictor = MaskRCNNPredictor(width if recipe.mask_convs else num_inputs, width, num_classes)
     nn.init.normal_(predictor.mask_fcn_logits.weight, std=0.001)

@@ -10,24 +10,23 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import clip_boxes_to_image
 
-from moco_eval import distributed
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.engines.examples import Detections, Detector, Example
+from moco_eval.engines.examples import Detections, Example
 from moco_eval.engines.recipe import Recipe
 from moco_eval.engines.torchvision.anchors import build_proposals
 from moco_eval.engines.torchvision.backbone import Backbone
 from moco_eval.engines.torchvision.boxes import (
-    batch_images,
     best_boxes,
     box_losses,
     has_area,
     place,
 )
+from moco_eval.engines.torchvision.detector import BuiltDetector
 from moco_eval.engines.torchvision.keypoints import keypoint_loss, keypoints_of
 from moco_eval.engines.torchvision.masks import mask_loss, paste_masks
 
 
-class RCNN(Detector):
+class RCNN(BuiltDetector):
     """What all of them do; a subclass pools, and builds the heads.
 
     Args:
@@ -47,10 +46,7 @@ class RCNN(Detector):
         body: Backbone,
         anchor_sizes: Sequence[Sequence[float]],
     ) -> None:
-        super().__init__()
-        self.input = encoder.input
-        self.body = body
-        self.with_masks = recipe.masks
+        super().__init__(encoder, body)
         self.pool_size = recipe.pool_size
         self.box_loss_beta = recipe.box_loss_beta
         self.score_threshold = recipe.score_threshold
@@ -73,13 +69,10 @@ class RCNN(Detector):
             detections_per_img=recipe.detections_per_image,
         )
 
-    def finish(self, encoder: Encoder, num_features: int, num_classes: int) -> None:
-        """Add the last layers, go to the encoder's device and let the ranks share their norms."""
-        # torchvision counts the background as class 0.
+    def add_predictors(self, num_features: int, num_classes: int) -> None:
+        """The last layers; torchvision counts the background as class 0."""
         self.class_logits = _linear(num_features, num_classes + 1, std=0.01)
         self.box_deltas = _linear(num_features, 4 * (num_classes + 1), std=0.001)
-        self.to(encoder.device)
-        distributed.synchronize_batch_norm(self, encoder.device.type)
 
     @abc.abstractmethod
     def regions(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
@@ -97,16 +90,10 @@ class RCNN(Detector):
 
     def forward(self, examples: list[Example]) -> dict[str, Tensor]:
         """The losses of a batch under Detectron2's names."""
-        device = self.class_logits.weight.device
-        images = batch_images(
-            [example.pixels for example in examples],
-            self.input,
-            multiple=self.body.multiple,
-            device=device,
-        )
+        images = self.images([example.pixels for example in examples])
         targets = [
-            {"boxes": example.boxes.to(device), "labels": example.labels.to(device) + 1}
-            for example in examples
+            {"boxes": each.boxes.to(self.device), "labels": each.labels.to(self.device) + 1}
+            for each in examples
         ]
         maps = self.body(images.tensors)
         proposals, losses = self.rpn(images, maps, targets)
@@ -145,12 +132,7 @@ class RCNN(Detector):
     @torch.inference_mode()
     def detect(self, example: Example) -> Detections:
         """What it finds in one image, on the CPU and in pixels of the image file."""
-        images = batch_images(
-            [example.pixels],
-            self.input,
-            multiple=self.body.multiple,
-            device=self.class_logits.weight.device,
-        )
+        images = self.images([example.pixels])
         maps = self.body(images.tensors)
         [proposals], _ = self.rpn(images, maps)
         boxes, scores, labels = self._boxes(maps, proposals, images.image_sizes[0])
@@ -174,18 +156,6 @@ class RCNN(Detector):
             masks=masks,
             keypoints=keypoints,
         )
-
-    def backbone(self) -> dict[str, Tensor]:
-        """All tensors of the copied network."""
-        return self.body.tensors()
-
-    @torch.inference_mode()
-    def levels(self, pixels: Tensor) -> dict[str, Tensor]:
-        """The encoder's maps of one image, as far as the backbone keeps them apart."""
-        device = self.class_logits.weight.device
-        multiple = self.body.multiple
-        images = batch_images([pixels], self.input, multiple=multiple, device=device)
-        return self.body.levels(images.tensors)
 
     def _boxes(
         self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]

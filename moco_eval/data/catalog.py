@@ -21,6 +21,8 @@ from moco_eval.data.hugging_face import open_hugging_face
 from moco_eval.data.listings import open_list, open_table
 from moco_eval.data.named import open_by_class, open_named
 from moco_eval.data.scenes import open_digit_scenes
+from moco_eval.data.semantic import SemanticData, of_scenes, open_masks
+from moco_eval.data.semantic_sets import open_cityscapes, open_voc_augmented
 from moco_eval.data.shards import open_shards
 from moco_eval.data.splits import (
     ImageData,
@@ -44,6 +46,7 @@ __all__ = [
     "open_labelled",
     "open_pretraining",
     "open_scenes",
+    "open_semantic",
 ]
 
 # How each kind is written; folder:DIR alone never has labels.
@@ -123,6 +126,27 @@ def open_scenes(spec: str) -> SceneData:
     if kind == "digits-scenes":
         return open_digit_scenes(Path(rest) if rest else None)
     raise unknown("kind of scenes", kind, ("coco", "digits-scenes"))
+
+
+def open_semantic(spec: str) -> SemanticData:
+    """Open images with a class for each pixel.
+
+    Args:
+        spec: ``voc-aug:DIR``, ``cityscapes:DIR``, ``masks:DIR`` or ``digits-scenes[:DIR]``.
+
+    Raises:
+        UsageError: If the specification is of no known kind.
+        DataError: If what it names is missing, laid out otherwise or damaged.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "digits-scenes":
+        return of_scenes(open_digit_scenes(Path(rest) if rest else None))
+    openers = {"voc-aug": open_voc_augmented, "cityscapes": open_cityscapes, "masks": open_masks}
+    if kind not in openers:
+        raise unknown("kind of semantic data", kind, (*openers, "digits-scenes"))
+    if not rest:
+        raise UsageError(f"'{spec}' names no folder. It is written: {kind}:DIR.")
+    return openers[kind](rest)
 
 
 _Opener = Callable[[str], TrainingImages | MultiLabelData]

@@ -1,0 +1,22 @@
+"""What scoring gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How good a dense model's answers are.
+
+    Attributes:
+        metrics: In percent, under the names that papers use, the one they report first in front.
+        drawn: Arrays that pictures are drawn from, by name; counts, or in percent.
+    """
+
+    metrics: Mapping[str, float]
+    drawn: Mapping[str, NDArray[Any]] = field(default_factory=dict)

@@ -177,8 +177,9 @@ class Detectron(Detector):
 
 
 def _keep(found: dict[str, Tensor], level: str, *call: Any) -> None:
-    # A hook is given the module, its arguments and its output.
-    found[level] = call[-1]
+    # A hook is given the module, its arguments and its output: a map, or one by its name.
+    output = call[-1]
+    found[level] = next(iter(output.values())) if isinstance(output, dict) else output
 
 
 def _instances(example: Example) -> Instances:

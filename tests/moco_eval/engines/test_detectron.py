@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
+from moco_eval import distributed
 from moco_eval.data.images import InputSpec, normalize
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.formats.inputs import CAFFE, IMAGENET
@@ -188,6 +189,37 @@ def test_the_norm_after_res5_is_trained_where_the_encoders_are_frozen(make_encod
             *("0.conv1", "0.conv2", "0.shortcut")
         }
         assert parameters["0.conv1.weight"].grad.abs().sum() > 0
+
+
+def statistics_of(examples, encoder, name):
+    """What the norms of the stem and of a new part remember after a step, and what is said."""
+    detector = build(encoder, tiny(RECIPES[name])).train()
+    torch.stack(list(detector(examples).values())).sum().backward()
+    body = detector.model.backbone
+    if name == "voc-c4-24k":
+        new = detector.model.roi_heads.res5.norm
+    else:
+        body, new = body.bottom_up, body.fpn_lateral2.norm
+    stem = body.stem.conv1.norm.running_mean
+    return detector.norms, stem, new.running_mean
+
+
+def statistics_of_a_rank(encoder, name):
+    return statistics_of([example(seed=distributed.rank())], encoder, name)
+
+
+@pytest.mark.parametrize("name", ["voc-c4-24k", "coco-fpn-1x"])
+def test_norms_see_the_batches_of_all_ranks(on_ranks, make_encoder, name):
+    encoder = make_encoder()
+    said, stem, _ = statistics_of([example(seed=0), example(seed=1)], encoder, name)
+    assert said == "BN: each sees the 16 images of one device"
+    ranks = on_ranks(2, statistics_of_a_rank, encoder, name)
+    for rank_said, rank_stem, rank_new in ranks:
+        # The CPU's: torch's own refuses it.
+        assert rank_said == "naiveSyncBN: BatchNorm over 2 devices of 8 images each"
+        torch.testing.assert_close(rank_stem, stem)
+        assert rank_new.abs().sum() > 0
+        assert torch.equal(rank_new, ranks[0][2])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,9 @@
-"""Pictures of what a protocol found: where a probe errs, how sure it is, what features find alike.
+"""Pictures of what a protocol found: where it errs, how sure it is, what features find alike.
 
 A protocol draws nothing: it leaves arrays in ``Outcome.drawn``, and what they allow is drawn here.
-Each picture is a PNG with a CSV of its numbers under the same name.
+``draw`` is for images with classes, ``draw_scenes`` for objects in them, ``draw_maps`` for classes
+of pixels. Each picture is a PNG with a CSV of its numbers under the same name, and with one
+sentence for who does not see it, which ``alt_of`` reads.
 """
 
 from __future__ import annotations
@@ -12,7 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from moco_eval.pictures import by_class, feature_map, nearest, reliability, sensitivity
+from moco_eval.pictures import (
+    by_class,
+    by_size,
+    confusion,
+    curves,
+    feature_map,
+    maps,
+    nearest,
+    overlays,
+    precision_recall,
+    reliability,
+    sensitivity,
+)
+from moco_eval.pictures.choice import best_and_worst
+from moco_eval.pictures.writing import alt_of
+
+__all__ = ["alt_of", "best_and_worst", "draw", "draw_maps", "draw_scenes"]
+
+# Kinds of answers by the suffix of their arrays' names, as of metrics.
+_KINDS = {"": "boxes", "_mask": "masks", "_kp": "keypoints"}
 
 
 def draw(
@@ -64,11 +85,13 @@ def draw(
     if one_a_row and scores is not None:
         names = _names(classes, max(scores.shape[1], int(labels.max()) + 1))
         made.append(by_class.draw_accuracy(scores, labels, names, folder, title=title))
-        made.append(by_class.draw_confusion(scores, labels, names, folder, title=title))
+        made.append(confusion.draw_answers(scores, labels, names, folder, title=title))
     elif "AP_by_class" in arrays:
         precision = arrays["AP_by_class"]
         names = _names(classes, len(precision))
-        made.append(by_class.draw_precision(precision, names, folder, title=title))
+        measure = ("AP", "Average precision")
+        path = folder / "per_class.png"
+        made.append(by_class.draw_values(precision, names, path, title=title, measure=measure))
     if one_a_row and "logits" in arrays:
         made.append(reliability.draw(arrays["logits"], labels, folder, title=title))
     if one_a_row and images and {"neighbours", "train_labels"} <= arrays.keys():
@@ -78,6 +101,127 @@ def draw(
         names = _names(classes, int(labels.max()) + 1)
         made.append(feature_map.draw(arrays["test_features"], labels, names, folder, title=title))
     return [path for path in made if path]
+
+
+def draw_scenes(
+    drawn: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    scenes: Any,
+    results: Sequence[Mapping[str, Any]],
+    folder: Path,
+    title: str,
+) -> list[Path]:
+    """Draw every picture that the arrays of a detector's run allow.
+
+    ``best_images.png`` and ``worst_images.png`` need ``F1_by_image``; ``per_class.png``,
+    ``precision_recall.png``, ``confusion.png`` and ``AP_by_size.png`` an array each, and
+    ``training.png`` needs ``metrics.jsonl`` in ``folder``. Arrays of masks end in ``_mask``, of
+    keypoints in ``_kp``, and so do their pictures.
+
+    Args:
+        drawn: By name, each of which may be missing or hold no numbers:
+            ``AP_by_class`` ``(C,)`` in percent; ``AP_by_size`` ``(3,)`` small, medium, large;
+            ``precision`` ``(C, 101)`` on 0-1 at IoU 0.5, over recall;
+            ``box_confusion`` ``(C + 1, C + 1)``, rows truth, no object and no detection last;
+            ``F1_by_image`` ``(M,)`` in percent, in the order of the scenes.
+        classes: The classes' names, by label.
+        scenes: The test split, as ``overlays.draw`` reads it; None draws no images.
+        results: COCO's results list.
+        folder: Where the pictures go, and where the run left ``metrics.jsonl``.
+        title: What they are pictures of.
+
+    Returns:
+        The PNGs, in the order in which one would look at them.
+
+    Raises:
+        DataError: If an image that is shown is damaged.
+        OutputError: If a picture cannot be written.
+    """
+    made: list[Path | None] = []
+    if scenes is not None and (scores := _first(drawn, "F1_by_image", ("_mask", "_kp", ""))):
+        made += overlays.draw(scores[0], classes, scenes, results, folder, title=title)
+    for suffix, kind in _KINDS.items():
+        headed = f"{title}, {kind}" if suffix else title
+        if f"AP_by_class{suffix}" in drawn:
+            values = np.asarray(drawn[f"AP_by_class{suffix}"], np.float64)
+            made.append(
+                by_class.draw_values(
+                    values,
+                    _names(classes, len(values)),
+                    folder / f"per_class{suffix}.png",
+                    title=headed,
+                    measure=("AP", "Average precision"),
+                )
+            )
+        if f"precision{suffix}" in drawn:
+            values = np.asarray(drawn[f"precision{suffix}"])
+            names = _names(classes, len(values))
+            path = folder / f"precision_recall{suffix}.png"
+            made.append(precision_recall.draw(values, names, path, title=headed))
+        if f"box_confusion{suffix}" in drawn:
+            values = np.asarray(drawn[f"box_confusion{suffix}"])
+            names = _names(classes, len(values) - 1)
+            path = folder / f"confusion{suffix}.png"
+            made.append(confusion.draw_boxes(values, names, path, title=headed))
+    sizes = {
+        kind: np.asarray(drawn[name], np.float64)
+        for suffix, kind in _KINDS.items()
+        if (name := f"AP_by_size{suffix}") in drawn
+    }
+    made.append(by_size.draw(sizes, folder / "AP_by_size.png", title=title))
+    made.append(curves.draw(folder / "metrics.jsonl", folder / "training.png", title=title))
+    return [path for path in made if path]
+
+
+def draw_maps(
+    drawn: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    split: Any,
+    folder: Path,
+    title: str,
+) -> list[Path]:
+    """Draw every picture that the arrays of a semantic segmentation allow.
+
+    ``best_images.png`` and ``worst_images.png`` need ``mIoU_by_image``, ``predicted_best`` and
+    ``predicted_worst``; ``per_class.png`` needs ``IoU_by_class``, ``confusion.png``
+    ``label_confusion``, and ``training.png`` ``metrics.jsonl`` in ``folder``.
+
+    Args:
+        drawn: By name: ``label_confusion`` ``(C, C)`` pixels, rows truth; ``IoU_by_class`` ``(C,)``
+            in percent; the others as ``maps.draw`` takes them.
+        classes: The classes' names, by label.
+        split: The test split, as ``maps.draw`` reads it; None draws no images.
+        folder: Where the pictures go, and where the run left ``metrics.jsonl``.
+        title: What they are pictures of.
+
+    Returns:
+        The PNGs, in the order in which one would look at them.
+
+    Raises:
+        DataError: If an image that is shown is damaged.
+        OutputError: If a picture cannot be written.
+    """
+    made: list[Path | None] = []
+    if split is not None and "mIoU_by_image" in drawn:
+        made += maps.draw(drawn, classes, split, folder, title=title)
+    if "IoU_by_class" in drawn:
+        values = np.asarray(drawn["IoU_by_class"], np.float64)
+        path, measure = folder / "per_class.png", ("IoU", "Intersection over union")
+        names = _names(classes, len(values))
+        made.append(by_class.draw_values(values, names, path, title=title, measure=measure))
+    if "label_confusion" in drawn:
+        values = np.asarray(drawn["label_confusion"])
+        names = _names(classes, len(values))
+        made.append(confusion.draw_pixels(values, names, folder / "confusion.png", title=title))
+    made.append(curves.draw(folder / "metrics.jsonl", folder / "training.png", title=title))
+    return [path for path in made if path]
+
+
+def _first(drawn: Mapping[str, Any], name: str, suffixes: Sequence[str]) -> list[np.ndarray]:
+    """The first of these arrays that is there, alone in a list, or none."""
+    return [np.asarray(drawn[name + s], np.float64) for s in suffixes if name + s in drawn][:1]
 
 
 _ARRAYS = (

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from moco_eval.canvas import CLASS_COLORS, outlined, save, save_numbers, shorten, style
+from moco_eval.canvas import CLASS_COLORS, outlined, shorten, style
+from moco_eval.pictures.writing import write
 
 Array = NDArray[Any]
 
@@ -65,18 +66,16 @@ def draw(
     num_classes, num_shown = len(np.unique(labels)), frame["index"].nunique()
     which = f"{num_shown} of {num_classes:,} classes, " if num_shown < num_classes else ""
     reduced = f"PCA to {MAX_DIM} dimensions first, " if features.shape[1] > MAX_DIM else ""
-    path = folder / "map.png"
+    of_all = f" of {len(labels):,}" if len(chosen) < len(labels) else ""
     with style():
-        figure = _map(frame, names)
-        of_all = f" of {len(labels):,}" if len(chosen) < len(labels) else ""
-        save(
-            figure,
-            path,
+        return write(
+            _map(frame, names),
+            folder / "map.png",
             title=f"{title}\nt-SNE of {len(chosen):,}{of_all} test features: {which}{reduced}"
             f"perplexity {perplexity}, seed {SEED}",
+            alt=f"Map by t-SNE of {len(chosen):,} test features of {num_shown} classes.",
+            numbers=frame,
         )
-    save_numbers(frame, path)
-    return path
 
 
 def _choose(usable: Array, labels: Array) -> Array:

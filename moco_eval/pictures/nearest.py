@@ -18,12 +18,11 @@ from moco_eval.canvas import (
     VERMILLION,
     Floats,
     outlined,
-    save,
-    save_numbers,
     shorten,
     show,
     style,
 )
+from moco_eval.pictures.writing import write
 
 Array = NDArray[Any]
 
@@ -196,12 +195,17 @@ def draw_grid(  # noqa: PLR0913 - what is drawn, then what is said of it
         grid[0, 0].set_title("query", loc="center")
         for rank, axes in enumerate(grid[0, 2:], start=1):
             axes.set_title(str(rank), loc="center")
-        share = f"({100 * correct.mean():.0f} % of these share the query's class)"
-        save(figure, path, title=title or f"Nearest neighbours {share}")
-    if numbers is None:
-        rows = [(q + 1, r + 1, bool(correct[q, r])) for q in range(num_queries) for r in range(k)]
-        numbers = pd.DataFrame(rows, columns=["query", "rank", "correct"])
-    save_numbers(numbers, path)
+        share = f"{100 * correct.mean():.0f} % of these share the query's class"
+        if numbers is None:
+            rows = [(q + 1, r + 1, bool(flag)) for (q, r), flag in np.ndenumerate(correct)]
+            numbers = pd.DataFrame(rows, columns=["query", "rank", "correct"])
+        write(
+            figure,
+            path,
+            title=title or f"Nearest neighbours ({share})",
+            alt=f"{num_queries} images, each with its {k} nearest neighbours; {share}.",
+            numbers=numbers,
+        )
 
 
 def _frame(axes: Axes, correct: bool) -> None:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from moco_eval.canvas import CLASS_COLORS, GREY, VERMILLION, save, save_numbers, style
+from moco_eval.canvas import CLASS_COLORS, GREY, VERMILLION, style
+from moco_eval.pictures.writing import write
 
 Array = NDArray[Any]
 
@@ -39,18 +40,16 @@ def draw(logits: Array, labels: Array, folder: Path, *, title: str) -> Path | No
     ece = ((some["accuracy"] - some["confidence"]).abs() * some["n"]).sum() / some["n"].sum()
     missing = len(labels) - some["n"].sum()
     left_out = f"; {missing:,} without an answer" if missing else ""
-    path = folder / "reliability.png"
+    says = f"expected calibration error (ECE) {ece:.1f} %"
     with style():
-        figure = _diagram(some, width=100 / len(frame))
-        says = f"expected calibration error (ECE) {ece:.1f} %"
-        save(
-            figure,
-            path,
+        return write(
+            _diagram(some, width=100 / len(frame)),
+            folder / "reliability.png",
             title=f"{title}\nReliability: {says}, {len(frame)} bins, {some['n'].sum():,} images"
             f"{left_out}",
+            alt=f"Accuracy by confidence of {some['n'].sum():,} images; {says}.",
+            numbers=frame.round(4),
         )
-    save_numbers(frame.round(4), path)
-    return path
 
 
 def _bins(logits: Array, labels: Array) -> pd.DataFrame:

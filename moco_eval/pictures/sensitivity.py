@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from moco_eval.canvas import BLUE, GREEN, VERMILLION, outlined, save, save_numbers, style
+from moco_eval.canvas import BLUE, GREEN, VERMILLION, outlined, style
+from moco_eval.pictures.writing import write
 
 # Names in a row that are no hyper-parameters; the first that it has is what is drawn.
 METRICS = ("top1", "mean_per_class", "AP", "mAP")
@@ -70,18 +71,19 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -> Path
     best = table["score"].max()
     near = (table["score"] >= best - FLAT).sum()
     setting = ", ".join(f"{_word(name)} {_say(shown[name])}" for name in swept)
-    path = folder / "sensitivity.png"
+    swept_words = ", ".join(map(_word, swept))
+    mark = f"{'chosen' if marked else 'best'}: {setting}, {_say(shown[metric], '.1f')}"
     with style():
         figure, meaning = _panels(table, swept, shown)
-        save(
+        return write(
             figure,
-            path,
-            title=f"{title}\nHeld-out {_word(metric)} (%) by {', '.join(map(_word, swept))}; best"
+            folder / "sensitivity.png",
+            title=f"{title}\nHeld-out {_word(metric)} (%) by {swept_words}; best"
             f" {best:.1f}, {near} of {len(table)} settings within {FLAT:g} point of it{meaning}"
-            f"\n★ {'chosen' if marked else 'best'}: {setting}, {_say(shown[metric], '.1f')}",
+            f"\n★ {mark}",
+            alt=f"Held-out {_word(metric)} of {len(table)} settings by {swept_words}; {mark}.",
+            numbers=given,
         )
-    save_numbers(given, path)
-    return path
 
 
 def _swept(given: pd.DataFrame) -> list[str]:

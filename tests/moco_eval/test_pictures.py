@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from moco_eval import accuracy, canvas, pictures
-from moco_eval.pictures import by_class, feature_map, nearest, reliability, sensitivity
+from moco_eval.pictures import by_class, confusion, feature_map, nearest, reliability, sensitivity
 
 RNG = np.random.default_rng(0)
 
@@ -135,7 +135,7 @@ def test_accuracy_by_class_is_sorted_and_counts_no_answer_as_wrong(tmp_path):
 
 
 def test_the_confusion_matrix_lists_what_each_class_is_taken_for(tmp_path):
-    path = by_class.draw_confusion(LOGITS, TRUE, ["a", "b", "c", "d"], tmp_path, title="")
+    path = confusion.draw_answers(LOGITS, TRUE, ["a", "b", "c", "d"], tmp_path, title="")
     # The image without an answer counts among the four of its class, and in no cell.
     assert numbers(path).to_dict("list") == {
         "true": ["a", "a", "b", "c"],
@@ -158,17 +158,17 @@ def test_of_many_classes_the_extremes_and_the_most_confused_pairs_are_drawn(tmp_
     assert count(best, canvas.BLUE) > 10_000
     # The worst reach nothing, and nothing has no bar.
     assert count(worst, canvas.BLUE) == 0
-    by_class.draw_confusion(logits, labels, names, tmp_path, title="")
+    confusion.draw_answers(logits, labels, names, tmp_path, title="")
     rows, _ = places(pixels(tmp_path / "confusion.png"), canvas.BLUE)
     # Twenty bars of 25 pairs: as many runs of rows with ink.
-    assert (np.diff(np.unique(rows)) > 1).sum() + 1 == by_class.NUM_SHOWN
+    assert (np.diff(np.unique(rows)) > 1).sum() + 1 == confusion.NUM_SHOWN
     assert len(numbers(tmp_path / "confusion.png")) == 50
 
 
 def test_where_nothing_is_confused_there_are_no_pairs_to_draw(tmp_path):
-    labels = np.arange(21)
+    labels = np.arange(23)
     names = [str(label) for label in labels]
-    assert by_class.draw_confusion(np.eye(21), labels, names, tmp_path, title="") is None
+    assert confusion.draw_answers(np.eye(23), labels, names, tmp_path, title="") is None
 
 
 def test_reliability_bins_are_those_that_one_fills_by_hand(tmp_path):

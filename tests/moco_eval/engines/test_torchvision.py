@@ -247,16 +247,36 @@ def test_norms_with_activations_in_them_are_refused_on_several_devices(make_enco
     build(make_encoder("timm:regnetx_002"), recipe_of("c4", freeze="norms"))
 
 
-@pytest.mark.parametrize("detector", KINDS)
-def test_trained_norms_see_all_devices(make_encoder, monkeypatch, detector):
-    seen = []
-    monkeypatch.setattr(
-        distributed,
-        "synchronize_batch_norm",
-        lambda network, device: seen.append((network, device)),
+def step_on(encoder, detector, numbers):
+    """The norms of the stem and of the parts beside the encoder after a step, and the divisor."""
+    built = build(encoder, recipe_of(detector))
+    shifts = (0, 100)
+    step(built, [make_example(pixels=noise() // 2 + shifts[number]) for number in numbers])
+    state = built.state_dict()
+    new = {"c4": "extra_norm", "dc5": "body.reduce.1"}.get(
+        detector, "body.pyramid.inner_blocks.0.1"
     )
-    built = build(make_encoder(), recipe_of(detector))
-    assert seen == [(built, "cpu")]
+    stem = state["body.network.bn1.running_mean"]
+    return stem, state[f"{new}.running_mean"], state.get("normalizer")
+
+
+def step_on_rank(encoder, detector):
+    return step_on(encoder, detector, [distributed.rank()])
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_trained_norms_see_the_images_of_all_ranks(on_ranks, make_encoder, detector):
+    encoder = make_encoder()
+    stem, new, divisor = step_on(encoder, detector, [0, 1])
+    (one, other) = on_ranks(2, step_on_rank, encoder, detector)
+    torch.testing.assert_close(one[0], stem)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    if detector != "c4":  # whose norm sees sampled boxes
+        torch.testing.assert_close(one[1], new)
+    if detector == "retinanet":
+        # Each rank has half of the objects: 90 and a tenth of them.
+        assert one[2] == other[2] == pytest.approx(90 + (divisor.item() - 90) / 2)
 
 
 @pytest.mark.parametrize("detector", KINDS)

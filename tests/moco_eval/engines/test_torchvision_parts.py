@@ -125,7 +125,6 @@ def test_proposals_are_the_best_of_each_level_without_overlaps_within_it():
             far[2],
         ]
     )
-    # Probabilities of 40 and 30 are one and the same number, 1.
     logits = torch.tensor([30.0, 40.0, 2.0, 1.0, 3.0, 9.0, -5.0])
     [found], [scores] = network.filter_proposals(boxes[None], logits[None], [(100, 200)], [4, 3])
     assert scores.tolist() == [40, 3, 2, -5]
@@ -135,9 +134,10 @@ def test_proposals_are_the_best_of_each_level_without_overlaps_within_it():
 def test_the_best_proposals_of_all_levels_are_kept():
     network = make_proposals(post=(2, 9)).train()
     boxes = torch.tensor([[20.0 * n, 0.0, 20.0 * n + 10, 10.0] for n in range(4)])
-    logits = torch.tensor([1.0, 2.0, 4.0, 3.0])
+    # As probabilities, all but the last are 1.
+    logits = torch.tensor([25.0, 30.0, 40.0, 3.0])
     [found], _ = network.filter_proposals(boxes[None], logits[None], [(100, 100)], [2, 2])
-    assert torch.equal(found, boxes[[2, 3]])
+    assert torch.equal(found, boxes[[2, 1]])
     network.eval()
     [found], _ = network.filter_proposals(boxes[None], logits[None], [(100, 100)], [2, 2])
     assert len(found) == 4

@@ -274,7 +274,11 @@ def test_a_dilated_res5_is_detectron2s(narrow):
     # 64x96 at stride 16, as res4's; 8 channels times 8 times 4.
     assert expected.shape == (1, 256, 4, 6)
     assert torch.equal(found, expected)
-    # The paper's convolution after it.
+    # The paper's convolution after it, with norm and without activation.
+    convolution = detector.model.backbone.reduce
+    assert convolution.weight.shape == (512, 256, 3, 3)
+    assert convolution.norm.num_features == 512
+    assert reduced.min() < 0
     assert reduced.shape == (1, 512, 4, 6)
 
 

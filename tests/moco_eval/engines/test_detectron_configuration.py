@@ -312,6 +312,9 @@ def test_what_detectron2_cannot_build_by_itself_has_a_name_that_it_refuses(make_
     cfg = configured(RECIPES["coco-fpn-1x"], make_encoder())
     assert cfg.MODEL.BACKBONE.NAME == "moco_eval:resnet10_small"
     assert cfg.MODEL.RPN.IN_FEATURES == ["p1", "p2", "p3", "p4", "p5"]
+    # Depth 18 as Detectron2 knows it, but for the stem.
+    cifar = make_encoder("resnet18_cifar")
+    assert configured(RECIPES["coco-fpn-1x"], cifar).MODEL.BACKBONE.NAME.endswith("_cifar")
     # A 7x7 stem of basic blocks: with a pyramid it can, dilated or in C4 it cannot.
     resnet18 = make_encoder("resnet18")
     assert configured(RECIPES["coco-fpn-1x"], resnet18).MODEL.RESNETS.DEPTH == 18

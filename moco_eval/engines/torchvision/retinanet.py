@@ -114,12 +114,15 @@ class RetinaNetDetector(BuiltDetector):
         """
         matches, classes, targets = [], [], []
         for example in examples:
-            boxes = example.boxes.to(anchors)
-            match = self.matcher(box_iou(boxes, anchors))
+            boxes, labels = example.boxes.to(anchors), example.labels.to(anchors.device)
+            if len(boxes):
+                match = self.matcher(box_iou(boxes, anchors))
+            else:  # No box is the best of any anchor; one stands in, to have something to look at.
+                boxes, labels = anchors[:1], labels.new_zeros(1)
+                match = labels.new_full((len(anchors),), BACKGROUND)
             object_of = match.clamp(min=0)
-            label = example.labels.to(match)[object_of]
             matches.append(match)
-            classes.append(label.where(match >= 0, self.num_classes))
+            classes.append(labels[object_of].where(match >= 0, self.num_classes))
             targets.append(self.box_coder.encode_single(boxes[object_of], anchors))
         return torch.stack(matches), torch.stack(classes), torch.stack(targets)
 

@@ -290,6 +290,21 @@ def test_an_image_may_have_no_detections(make_encoder, detector):
         assert found.masks.shape == (0, 48, 64)
 
 
+@pytest.mark.parametrize("detector", KINDS)
+def test_an_image_may_have_no_objects(make_encoder, detector):
+    # A crop may have lost them all.
+    empty = make_example(
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        masks=torch.zeros(0, 48, 64, dtype=torch.bool),
+    )
+    for examples in ([empty, make_example()], [empty]):
+        losses = step(build(make_encoder(), recipe_of(detector)), examples)
+        assert all(math.isfinite(loss.item()) for loss in losses.values())
+        only = {"loss_cls", "loss_rpn_cls"} if examples == [empty] else losses.keys()
+        assert {name for name, loss in losses.items() if loss.item() > 0} == only & losses.keys()
+
+
 def test_keypoints_are_trained_and_found(make_encoder):
     recipe = recipe_of("fpn", masks=False, keypoints=True, roi_batch=8, detections_per_image=3)
     built = build(make_encoder(), recipe, num_keypoints=3)

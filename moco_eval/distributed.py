@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from moco_eval.errors import RankError, UsageError
 # A collective that fails in the middle of a run waits no longer than this for a silent rank.
 TIMEOUT_S = 100.0
 START_TIMEOUT_S = 300.0
+
+T = TypeVar("T")
 
 # torch renamed it in 2.14 and warns of the older name.
 ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
@@ -118,6 +121,22 @@ def gather_dealt(own: Tensor, num_rows: int) -> Tensor:
     whole = interleaved(gather_uneven(own))
     assert len(whole) == num_rows, f"the ranks have {len(whole)} rows of {num_rows}"
     return whole
+
+
+def gather_dealt_objects(own: Sequence[T]) -> list[T]:
+    """What every rank made of its ``[rank()::world_size()]``, in the order of the whole.
+
+    They travel pickled, between ranks of one run alone.
+    """
+    if world_size() == 1:
+        return list(own)
+    parts: list[Sequence[T]] = [[] for _ in range(world_size())]
+    with _broken_ranks_named():
+        dist.all_gather_object(parts, own)
+    whole: list[T | None] = [None] * sum(map(len, parts))
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return cast(list[T], whole)
 
 
 def interleaved(parts: Sequence[Tensor]) -> Tensor:

@@ -3,88 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import multiprocessing
 import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
-from moco_eval import distributed, engines, environment, recipes, records
-from moco_eval.data import catalog
-from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.hints import NO_HINTS, Hints
-from moco_eval.encoders.load import load_encoder
-from moco_eval.encoders.networks import has_resnet_parts, stages_of
-from moco_eval.errors import DivergedError, PreemptedError, UsageError, unknown
-from moco_eval.resources import PLAIN, Resources
+from moco_eval import distributed, environment, records
+from moco_eval.cell import (
+    DENSE_PROTOCOLS,
+    IMAGE_PROTOCOLS,
+    Cell,
+    Prepared,
+    prepare,
+    protocol_module,
+)
+from moco_eval.errors import DivergedError, PreemptedError, UsageError
+from moco_eval.introduction import introduce
 
-IMAGE_PROTOCOLS = ("linear", "knn", "lowshot", "svm", "finetune")
-DENSE_PROTOCOLS = ("detect", "segment")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run: what a command line of ``moco-eval`` says.
-
-    Attributes:
-        protocol: A protocol module's name, such as ``linear``.
-        encoder: What ``load_encoder`` takes.
-        data: What the catalogue opens.
-        name: What tables call the encoder; its specification where empty.
-        hints: What the encoder's file does not say itself.
-        recipe: The recipe's name; the protocol's default where empty.
-        overrides: Deviations from it, as ``key=value``.
-        seed: What every random draw is keyed by.
-        engine: Who trains the detector; classification has none.
-        device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
-        resources: What else it may use of the machine.
-    """
-
-    protocol: str
-    encoder: str
-    data: str
-    name: str = ""
-    hints: Hints = NO_HINTS
-    recipe: str = ""
-    overrides: tuple[str, ...] = ()
-    seed: int = 0
-    engine: str = "auto"
-    device: str = "auto"
-    resources: Resources = PLAIN
-
-
-def protocol_module(name: str) -> ModuleType:
-    """The module that is the protocol: it has VERSION, Recipe, RECIPES and evaluate."""
-    known = (*IMAGE_PROTOCOLS, *DENSE_PROTOCOLS)
-    if name not in known:
-        raise unknown("protocol", name, known)
-    return importlib.import_module(f"moco_eval.{name}")
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A cell with everything opened that it names."""
-
-    module: ModuleType
-    recipe: Any
-    encoder: Encoder
-    data: Any
-    run: records.Run
+__all__ = ["DENSE_PROTOCOLS", "IMAGE_PROTOCOLS", "Cell", "protocol_module"]
 
 
 def find_record(cell: Cell, *, results: Path) -> dict[str, Any] | None:
     """The newest record of the cell if the store holds a successful one."""
-    return records.find(results, _prepare(cell).run.key())
+    return records.find(results, prepare(cell).run.key())
 
 
 def run_cell(
@@ -108,12 +56,12 @@ def run_cell(
         DivergedError: If it ran and failed; that is recorded.
         PreemptedError: If it was asked to stop; that is recorded, and the same call continues.
     """
-    prepared = _prepare(cell)
+    prepared = prepare(cell)
     run = prepared.run
-    keywords = {"engine": run.engine} if run.engine else {"resources": cell.resources}
+    keywords: dict[str, Any] = {"engine": run.engine} if run.engine else {}
     is_first = distributed.rank() == 0
     if is_first:
-        _introduce(cell, prepared)
+        introduce(cell, prepared)
     begun_s = time.monotonic()
     outcome, failure = None, None
     try:
@@ -123,6 +71,7 @@ def run_cell(
             prepared.data,
             seed=cell.seed,
             work_dir=work_dir,
+            resources=cell.resources,
             **keywords,
         )
     except (DivergedError, PreemptedError, RuntimeError) as error:
@@ -148,7 +97,7 @@ def run_cell(
     return records.read(path)
 
 
-def _draw(outcome: records.Outcome, prepared: _Prepared, folder: Path) -> None:
+def _draw(outcome: records.Outcome, prepared: Prepared, folder: Path) -> None:
     from moco_eval import pictures
 
     drawn = {
@@ -263,81 +212,3 @@ def summary(record: dict[str, Any]) -> str:
     """The metrics of a record in one line, the primary first: ``top1 97.2, top5 99.9``."""
     metrics = sorted(record["metrics"].items(), key=lambda item: not item[1]["primary"])
     return ", ".join(f"{name} {metric['value']:.1f}" for name, metric in metrics)
-
-
-def _prepare(cell: Cell) -> _Prepared:
-    module = protocol_module(cell.protocol)
-    recipe_name = cell.recipe or module.DEFAULT_RECIPE
-    recipe = recipes.choose(module.RECIPES, recipe_name, cell.overrides)
-    encoder = _encoder(cell.encoder, cell.hints, environment.choose_device(cell.device))
-    dense = cell.protocol in DENSE_PROTOCOLS
-    data = (_scenes if dense else _images)(cell.data)
-    engine = _choose_engine(cell, encoder) if dense else None
-    run = records.Run(
-        encoder_id=cell.name or cell.encoder,
-        encoder=_describe_encoder(encoder),
-        protocol=recipes.protocol_id(cell.protocol, recipe)
-        + (engines.SUFFIX[engine] if engine else ""),
-        version=module.VERSION,
-        recipe=recipe_name,
-        config=recipes.as_dict(recipe),
-        deviations=recipes.deviations(recipe, module.RECIPES[recipe_name]),
-        dataset={
-            "id": data.id,
-            "num_train": len(data.train),
-            "num_test": len(data.test),
-            "num_classes": len(data.classes),
-            "fingerprint": data.fingerprint,
-        },
-        seed=cell.seed,
-        engine=engine,
-    )
-    return _Prepared(module, recipe, encoder, data, run)
-
-
-def _choose_engine(cell: Cell, encoder: Encoder) -> str:
-    engines.require_engine(cell.engine)
-    # An encoder that no engine takes is refused before one is asked for.
-    stages_of(encoder.network)
-    return engines.choose(cell.engine, resnet=has_resnet_parts(encoder.network))
-
-
-def _introduce(cell: Cell, prepared: _Prepared) -> None:
-    """Say what is about to run, what was published of it, and how it deviates from that."""
-    run = prepared.run
-    published = getattr(prepared.module, "PUBLISHED", {}).get(run.recipe)
-    if published:
-        print(f"{run.protocol}, recipe {run.recipe}: {published}", flush=True)
-    if run.deviations:
-        told = ", ".join(f"{key}={value}" for key, value in run.deviations.items())
-        print(f"Deviates from the recipe: {told}.", flush=True)
-    # Where auto took another engine than it does for ResNets.
-    if run.engine and cell.engine == "auto" and run.engine != engines.choose("auto"):
-        print(
-            f"{run.encoder_id} is no ResNet, and Detectron2's detector is built of no other: "
-            f"--engine auto takes {run.engine}.",
-            flush=True,
-        )
-
-
-def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    manifest = asdict(encoder.manifest)
-    return manifest | {
-        # A MoCo ResNet-50 drops 330 names, and the file's hash says which.
-        "loaded": len(manifest["loaded"]),
-        "dropped": len(manifest["dropped"]),
-        "tensor_sha256": encoder.tensor_sha256(),
-        "num_params": sum(p.numel() for p in encoder.network.parameters()),
-    }
-
-
-@functools.cache
-def _encoder(spec: str, hints: Hints, device: str) -> Encoder:
-    encoder = load_encoder(spec, **asdict(hints))
-    encoder.network.to(device)
-    return encoder
-
-
-# The cells of a suite share encoders and data: each is opened once.
-_images = functools.cache(catalog.open_labelled)
-_scenes = functools.cache(catalog.open_scenes)

@@ -13,9 +13,10 @@ import torch
 from moco_eval import distributed, report
 from moco_eval.data.images import denormalize
 from moco_eval.progress import Progress
+from moco_eval.training.metrics import MetricsFile, TensorBoardFile, read_metrics
 from pretrain.batches import Views
 from pretrain.collapse import verdict
-from pretrain.monitor import MetricsFile, TensorBoardFile, read_metrics
+from pretrain.monitor import tag
 from pretrain.recipes import Recipe
 
 NUM_SHOWN = 8
@@ -40,7 +41,9 @@ def keeping(
         return
     metrics = MetricsFile(output / "metrics.jsonl", first_step=progress.done)
     board = (
-        TensorBoardFile(output / "tensorboard", first_step=progress.done) if tensorboard else None
+        TensorBoardFile(output / "tensorboard", first_step=progress.done, tag=tag)
+        if tensorboard
+        else None
     )
 
     def take(row: Mapping[str, Any]) -> None:

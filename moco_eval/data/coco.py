@@ -6,9 +6,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ class Scene:
         segmentations: Polygons or run lengths as in the json; None where there is none.
         areas: ``(n,)`` in pixels, as annotated: COCO tells small objects from large ones by it.
         crowd: ``(n,)`` bool, regions of many objects: never trained on, ignored by AP.
+        keypoints: ``(n, K, 3)`` float32: x, y and visibility, 0 to 2; None where there are none.
+        difficult: ``(n,)`` bool, VOC's: trained on, ignored by its AP; none where left out.
+        extra: What the json says of the image besides, such as LVIS's ``neg_category_ids``.
     """
 
     image_id: int
@@ -47,6 +50,13 @@ class Scene:
     segmentations: tuple[Any, ...]
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
+    keypoints: NDArray[np.float32] | None = None
+    difficult: NDArray[np.bool_] = None  # type: ignore[assignment]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.difficult is None:
+            object.__setattr__(self, "difficult", np.zeros(len(self.labels), dtype=np.bool_))
 
     def image(self) -> Image.Image:
         """The decoded image, RGB.
@@ -93,6 +103,8 @@ class SceneSplit:
         category_ids: The json's number of each class.
         scenes: In the json's order; scenes without objects included.
         num_dropped: Objects left out because nothing of their box lies within the image.
+        keypoint_names: Of each object, where it has keypoints.
+        keypoint_flips: Pairs of them that a mirror exchanges.
     """
 
     id: str
@@ -100,6 +112,8 @@ class SceneSplit:
     category_ids: tuple[int, ...]
     scenes: tuple[Scene, ...]
     num_dropped: int
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_flips: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -143,6 +157,7 @@ class SceneData:
     train: SceneSplit
     test: SceneSplit
     fingerprint: str
+    scoring: Literal["coco", "voc07", "voc12", "lvis", "cityscapes"] = "coco"
 
 
 def open_coco(rest: str) -> SceneData:

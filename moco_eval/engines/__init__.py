@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.networks import has_resnet_parts, stages_of
 from moco_eval.environment import DETECTRON2_INSTALL
 from moco_eval.errors import UsageError, unknown
 
@@ -27,27 +29,29 @@ def require_engine(name: str) -> None:
         raise unknown("engine", name, ("auto", *SUFFIX))
 
 
-def choose(name: str, *, resnet: bool = True) -> str:
+def choose(name: str, encoder: Encoder) -> str:
     """The engine that ``name`` stands for: ``auto`` takes Detectron2 where it can.
 
     Args:
         name: ``auto``, ``detectron2`` or ``torchvision``.
-        resnet: Whether the encoder is one. Detectron2's C4 detector is built of no other.
+        encoder: Detectron2's detectors are built of ResNets here.
 
     Raises:
         UsageError: If there is no such engine, or Detectron2 is asked for where it is absent or
             for an encoder that is no ResNet.
     """
     require_engine(name)
-    installed = has_detectron2()
+    # An encoder that no engine takes is refused before one is asked for.
+    stages_of(encoder.network)
+    fits, installed = has_resnet_parts(encoder.network), has_detectron2()
     if name == "auto":
-        return "detectron2" if installed and resnet else "torchvision"
+        return "detectron2" if installed and fits else "torchvision"
     if name == "detectron2" and not installed:
         raise UsageError(
             f"Detectron2 is not installed. Install it with: {DETECTRON2_INSTALL} "
             "Or take the other engine: --engine torchvision"
         )
-    if name == "detectron2" and not resnet:
+    if name == "detectron2" and not fits:
         raise UsageError(
             "Detectron2's detector is built of ResNets here, and this encoder is none. "
             "Try --engine torchvision"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moco_eval.data.images import normalize
+from moco_eval.data.images import InputSpec, normalize
 from moco_eval.encoders.encoder import Encoder, is_counter
 from moco_eval.engines.examples import Detector
 from moco_eval.errors import CheckpointError
@@ -15,9 +19,30 @@ from moco_eval.errors import CheckpointError
 TOLERANCE = 1e-4
 # The stride of res5.
 COARSEST = 32
+NUM_SHOWN = 12
 
 
-def check_backbone(detector: Detector, encoder: Encoder, pixels: Tensor) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was compared, and how far apart it was.
+
+    Attributes:
+        num_tensors: Tensors that are the encoder's, bit for bit.
+        difference_by_level: Of one image's features, relative to their norm.
+    """
+
+    num_tensors: int
+    difference_by_level: Mapping[str, float]
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{name} {off:.1g}" for name, off in self.difference_by_level.items())
+        return (
+            f"{self.num_tensors} tensors are the encoder's; the features of one image differ from "
+            f"its own by {levels} of their norm."
+        )
+
+
+def check_backbone(detector: Detector, encoder: Encoder, pixels: Tensor) -> Proof:
     """Hold that the detector's backbone is the encoder: every tensor, and what it computes.
 
     Equal tensors are not enough: with a stride or a colour channel in another place every tensor
@@ -29,10 +54,25 @@ def check_backbone(detector: Detector, encoder: Encoder, pixels: Tensor) -> None
         pixels: One image, ``(3, h, w)`` uint8 RGB, for the features.
 
     Raises:
-        CheckpointError: If a tensor is missing, left over or different, or ``res4`` or ``res5``
-            is; all of them are named.
+        CheckpointError: If a tensor is missing, left over or different, or the features of a level
+            are; all of them are named, and the reason where it can be told.
     """
-    expected, found = _counted(encoder.tensors()), _counted(detector.backbone())
+    num_tensors = check_tensors(detector.backbone(), encoder)
+    expected, found = _levels(detector, encoder, encoder.input, pixels)
+    wrong, differences = _compared(expected, found)
+    if wrong:
+        reason = _reason(detector, encoder, pixels)
+        raise _refusal(encoder, wrong, f"{num_tensors} tensors are the encoder's, but of", reason)
+    return Proof(num_tensors=num_tensors, difference_by_level=differences)
+
+
+def check_tensors(backbone: Mapping[str, Tensor], encoder: Encoder) -> int:
+    """Hold that the tensors of ``backbone`` are the encoder's, and return how many there are.
+
+    Raises:
+        CheckpointError: With those that are missing, left over or different.
+    """
+    expected, found = _counted(encoder.tensors()), _counted(backbone)
     wrong = [f"missing: {name}" for name in expected if name not in found]
     wrong += [f"not the encoder's: {name}" for name in found if name not in expected]
     wrong += [
@@ -40,36 +80,76 @@ def check_backbone(detector: Detector, encoder: Encoder, pixels: Tensor) -> None
         for name in expected
         if name in found and not torch.equal(expected[name], found[name])
     ]
-    if not wrong:
-        wrong = _wrong_levels(detector, encoder, pixels)
     if wrong:
-        shown = "\n  ".join(wrong[:12]) + ("\n  ..." if len(wrong) > 12 else "")
-        raise CheckpointError(
-            f"The detector's backbone is not the encoder {encoder.name} ({encoder.arch}). Of "
-            f"{len(expected)} tensors and two levels, {len(wrong)} differ:\n  {shown}\n"
-            "Training it would measure another network. Try the other engine: --engine torchvision"
-        )
+        raise _refusal(encoder, wrong, f"Of {len(expected)} tensors and", "")
+    return len(expected)
 
 
-def _counted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _refusal(encoder: Encoder, wrong: list[str], of: str, reason: str) -> CheckpointError:
+    shown = "\n  ".join(wrong[:NUM_SHOWN]) + ("\n  ..." if len(wrong) > NUM_SHOWN else "")
+    return CheckpointError(
+        f"The detector's backbone is not the encoder {encoder.name} ({encoder.arch}). {of} the "
+        f"levels of one image, {len(wrong)} differ:\n  {shown}\n{reason}"
+        "Training it would measure another network. Try the other engine: --engine torchvision"
+    )
+
+
+def _counted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # No output depends on BatchNorm's step counters.
     return {name: tensor for name, tensor in tensors.items() if not is_counter(name)}
 
 
-def _wrong_levels(detector: Detector, encoder: Encoder, pixels: Tensor) -> list[str]:
+def _levels(
+    detector: Detector, encoder: Encoder, spec: InputSpec, pixels: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The detector's levels, of the encoder fed as ``spec`` says and of itself."""
     # To whole strides: with what is left of an image, detectors and networks deal each as they do.
     height, width = pixels.shape[1:]
     pixels = F.pad(pixels, (0, -width % COARSEST, 0, -height % COARSEST))
-    device = next(encoder.network.parameters()).device
-    expected = encoder.levels(normalize(pixels[None].to(device), encoder.input))
     detector.eval()
-    wrong = []
-    for level, found in detector.levels(pixels).items():
-        wanted = expected[level]
-        if found.shape != wanted.shape:
-            wrong.append(f"features at {level}: {list(found.shape)}, not {list(wanted.shape)}")
+    found = detector.levels(pixels)
+    images = normalize(pixels[None].to(encoder.device), spec)
+    expected = encoder.levels(images)
+    return {name: expected[name] for name in found}, found
+
+
+def _compared(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> tuple[list[str], dict[str, float]]:
+    wrong, differences = [], {}
+    for level, wanted in expected.items():
+        if found[level].shape != wanted.shape:
+            shapes = f"{list(found[level].shape)}, not {list(wanted.shape)}"
+            wrong.append(f"features at {level}: {shapes}")
             continue
-        off = ((found - wanted).norm() / wanted.norm()).item()
+        off = ((found[level] - wanted).norm() / wanted.norm()).item()
+        differences[level] = off
         if not off <= TOLERANCE:
             wrong.append(f"features at {level}: off by {100 * off:.2g} %")
-    return wrong
+    return wrong, differences
+
+
+def _reason(detector: Detector, encoder: Encoder, pixels: Tensor) -> str:
+    """What explains the difference: the encoder fed otherwise gives the detector's features."""
+    spec = encoder.input
+    other = "BGR" if spec.channel_order == "RGB" else "RGB"
+    swapped = dataclasses.replace(
+        spec, channel_order=other, mean=spec.mean[::-1], std=spec.std[::-1]
+    )
+    fed_otherwise = {
+        f"The detector is fed {other}, the encoder {spec.channel_order}.\n": swapped,
+        f"The detector is fed {other} with the mean and std of {spec.channel_order}.\n": (
+            dataclasses.replace(spec, channel_order=other)
+        ),
+        "The detector takes pixels of 0 to 1 for pixels of 0 to 255, or the other way round.\n": (
+            dataclasses.replace(spec, mean=tuple(v / 255 for v in spec.mean))
+        ),
+    }
+    for reason, tried in fed_otherwise.items():
+        expected, found = _levels(detector, encoder, tried, pixels)
+        if not _compared(expected, found)[0]:
+            return reason
+    return (
+        "Every tensor fits, and so do the colours: a stride, a dilation, padding or an eps of the "
+        "norms is in another place, or mean and std are others.\n"
+    )

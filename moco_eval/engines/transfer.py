@@ -3,79 +3,75 @@
 from __future__ import annotations
 
 import json
-import math
-import time
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from moco_eval import engines
+from moco_eval import distributed, engines, recipes
 from moco_eval.data.coco import SceneData, SceneSplit
 from moco_eval.data.sampler import draw_key
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.encoders.networks import has_resnet_parts, stages_of
-from moco_eval.engines.average_precision import as_results
 from moco_eval.engines.examples import Detector, example_of, training_batches
-from moco_eval.engines.gate import check_backbone
+from moco_eval.engines.gate import Proof, check_backbone
+from moco_eval.engines.loop import Job, fit
 from moco_eval.engines.recipe import Recipe
-from moco_eval.errors import DivergedError, output_error
-from moco_eval.files import write_text
-from moco_eval.progress import Progress
+from moco_eval.files import atomic_file, write_text
+from moco_eval.scoring import as_results
+from moco_eval.training.checkpoint import FOLDER
 
-ROW_EVERY_STEPS = 20
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+DETECTIONS = "detections.json"
+WEIGHTS = "model.pth"
 
 
 def build_detector(
-    encoder: Encoder, recipe: Recipe, data: SceneData, *, engine: str, seed: int, with_masks: bool
-) -> Detector:
-    """Build a C4 R-CNN around a copy of ``encoder`` and prove that the copy is the encoder.
+    encoder: Encoder, recipe: Recipe, data: SceneData, *, engine: str, seed: int
+) -> tuple[Detector, Proof]:
+    """Build the recipe's detector around a copy of ``encoder``, and prove that it is the encoder.
 
     Args:
-        encoder: A ResNet; for torchvision also another network of a stem and four stages.
-        recipe: Sizes of anchors, samples and pooled regions.
+        encoder: A ResNet, another network of a stem and four stages, or a plain transformer.
+        recipe: What is built.
         data: Its classes are counted, and its first test scene is what the proof looks at.
         engine: ``auto``, ``detectron2`` or ``torchvision``.
         seed: Decides the heads' initial weights.
-        with_masks: Mask R-CNN instead of Faster R-CNN.
 
     Raises:
-        UsageError: If the encoder has no levels, or the engine is not there or cannot build it.
+        UsageError: If the recipe does not fit the encoder, or the engine is not there.
         CheckpointError: If the backbone is not the encoder.
     """
-    # Said before any engine is imported: a network without levels is no backbone.
-    stages_of(encoder.network)
     build: Callable[..., Detector]
-    if engines.choose(engine, resnet=has_resnet_parts(encoder.network)) == "detectron2":
-        from moco_eval.engines import detectron
-
-        build = detectron.C4Detector
+    if engines.choose(engine, encoder) == "detectron2":
+        from moco_eval.engines.detectron import build
     else:
-        from moco_eval.engines import torchvision
-
-        build = torchvision.C4Detector
-    device = next(encoder.network.parameters()).device
-    with _draws_keyed_by(draw_key(seed, 0), device):
-        detector = build(encoder, recipe, num_classes=len(data.classes), with_masks=with_masks)
+        from moco_eval.engines.torchvision import build
+    num_keypoints = len(data.train.keypoint_names)
+    with _draws_keyed_by(draw_key(seed, 0), encoder.device):
+        detector = build(
+            encoder, recipe, num_classes=len(data.classes), num_keypoints=num_keypoints
+        )
     shown = example_of(data.test.scenes[0], recipe, side=recipe.short_side_test)
-    check_backbone(detector, encoder, shown.pixels)
-    return detector
+    return detector, check_backbone(detector, encoder, shown.pixels)
 
 
-def train(
-    detector: Detector, recipe: Recipe, scenes: SceneSplit, *, seed: int, work_dir: Path
+def train(  # noqa: PLR0913 - what it trains, on what, and where
+    detector: Detector,
+    encoder: Encoder,
+    recipe: Recipe,
+    scenes: SceneSplit,
+    *,
+    seed: int,
+    work_dir: Path,
+    num_workers: int = 0,
 ) -> dict[str, Any]:
-    """Train all weights, then compute BatchNorm's statistics anew.
+    """Train what is not frozen, then compute BatchNorm's statistics anew.
 
-    BatchNorm sees the batch of this one process; ``work_dir/metrics.jsonl`` gets a row of mean
-    losses every 20 updates.
+    ``work_dir`` gets ``metrics.jsonl``, a row of mean losses every 20 updates, TensorBoard's files
+    and checkpoints, from the newest of which the same call continues.
 
     Returns:
         What a record should say of it.
@@ -83,50 +79,68 @@ def train(
     Raises:
         DataError: If there are too few scenes, or one is damaged.
         DivergedError: If a loss is not finite.
+        PreemptedError: If the process was asked to stop; the same call continues.
     """
-    begun_s = time.monotonic()
-    batches = training_batches(scenes, recipe, seed=seed, with_masks=detector.with_masks)
-    optimizer = build_optimizer(detector, recipe)
-    detector.train()
-    device = next(detector.parameters()).device
-    with (
-        _draws_keyed_by(draw_key(seed, 1), device),
-        _Log(work_dir / "metrics.jsonl", recipe.num_iterations) as log,
-    ):
-        for step in range(recipe.num_iterations):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at(step)
-            losses = _losses(detector, next(batches), step)
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            log.add(step, {name: loss.item() for name, loss in losses.items()}, recipe.lr_at(step))
-
-        # The running averages lag behind the weights; detections are made with exact ones.
-        update_bn(((next(batches),) for _ in range(recipe.precise_bn_batches)), detector)
-    return {
-        "trained": "all weights; BatchNorm on the batch of one process",
-        "num_objects_dropped": scenes.num_dropped,
-        "final_losses": log.last,
-        "train_s": round(time.monotonic() - begun_s, 1),
+    device = encoder.device.type
+    batches = training_batches(scenes, recipe, seed=seed, num_workers=num_workers, device=device)
+    identity = {
+        "detector": type(detector).__module__,
+        "encoder": encoder.tensor_sha256(),
+        "recipe": recipes.as_dict(recipe),
+        "data": f"{scenes.id}, {len(scenes)} scenes, {sum(len(s.labels) for s in scenes.scenes)}",
+        "seed": seed,
     }
+    name = f"training on {len(scenes)} scenes"
+    job = Job(name=name, folder=work_dir, arch=encoder.arch, run=identity, seed=seed)
+    details = fit(detector, recipe, batches, job)
+    return {**details, "num_objects_dropped": scenes.num_dropped}
 
 
 def detect(
     detector: Detector, recipe: Recipe, scenes: SceneSplit, *, work_dir: Path
 ) -> list[dict[str, Any]]:
-    """Detect in every scene and write ``work_dir/detections.json``, COCO's results list.
+    """Detect in every scene once, and write ``work_dir/detections.json``, COCO's results list.
+
+    In a run of several processes each makes this call and takes its share.
 
     Returns:
         The list, with the json's own image and category numbers, masks as run lengths.
     """
     detector.eval()
-    results = []
-    for scene in tqdm(scenes.scenes, desc="detecting", leave=False, disable=None):
-        found = detector.detect(example_of(scene, recipe, side=recipe.short_side_test))
-        results += as_results(scene.image_id, found, scenes)
-    write_text(work_dir / "detections.json", json.dumps(results))
+    rank, world_size = distributed.rank(), distributed.world_size()
+    own = [
+        as_results(
+            scene.image_id,
+            detector.detect(example_of(scene, recipe, side=recipe.short_side_test)),
+            scenes,
+        )
+        for scene in tqdm(
+            scenes.scenes[rank::world_size],
+            desc="detecting",
+            leave=False,
+            disable=None if rank == 0 else True,
+        )
+    ]
+    by_scene = distributed.gather_dealt_objects(own)
+    assert len(by_scene) == len(scenes), f"{len(by_scene)} of {len(scenes)} scenes"
+    results = [result for found in by_scene for result in found]
+    if rank == 0:
+        write_text(work_dir / DETECTIONS, json.dumps(results))
     return results
+
+
+def keep_weights(detector: Detector, work_dir: Path) -> None:
+    """Put the trained detector into ``work_dir/model.pth`` in the place of its checkpoints.
+
+    Detectron2's own checkpointer loads the file of its engine. In a run of several processes each
+    makes this call.
+    """
+    # Not before every rank has read what it needs.
+    distributed.total(torch.zeros(1, device=next(detector.parameters()).device))
+    if distributed.rank() == 0:
+        with atomic_file(work_dir / WEIGHTS) as file:
+            torch.save({"model": detector.weights()}, file)
+        shutil.rmtree(work_dir / FOLDER, ignore_errors=True)
 
 
 @contextmanager
@@ -136,70 +150,3 @@ def _draws_keyed_by(key: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(key)
         yield
-
-
-def build_optimizer(detector: Detector, recipe: Recipe) -> torch.optim.SGD:
-    """SGD as Detectron2 builds it: the weights of norms do not decay."""
-    norms = {
-        parameter
-        for module in detector.modules()
-        if isinstance(module, _NORMS)
-        for parameter in module.parameters(recurse=False)
-    }
-    others = [parameter for parameter in detector.parameters() if parameter not in norms]
-    return torch.optim.SGD(
-        [
-            {"params": others, "weight_decay": recipe.weight_decay},
-            {"params": list(norms), "weight_decay": 0.0},
-        ],
-        recipe.lr,
-        momentum=recipe.sgd_momentum,
-    )
-
-
-def _losses(detector: Detector, batch: Any, step: int) -> dict[str, Tensor]:
-    try:
-        losses: dict[str, Tensor] = detector(batch)
-        finite = all(math.isfinite(loss.item()) for loss in losses.values())
-    except FloatingPointError:  # Detectron2's own check of its proposals
-        finite = False
-    if not finite:
-        raise DivergedError(
-            f"The detector's loss is not finite at update {step}. Try a smaller learning rate or a "
-            "longer warm-up: --set lr=... --set warmup_iterations=..."
-        )
-    return losses
-
-
-class _Log:
-    """Mean losses to a file, and each step's to whoever watches."""
-
-    def __init__(self, path: Path, num_steps: int) -> None:
-        self.path = path
-        self.num_steps = num_steps
-        self.rows: list[dict[str, float]] = []
-        self.last: dict[str, float] = {}
-
-    def __enter__(self) -> _Log:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file: IO[str] = self.path.open("w", buffering=1)
-        except OSError as error:
-            raise output_error(self.path, error) from error
-        self.progress = Progress("training", total=self.num_steps)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.close()
-        self.file.close()
-
-    def add(self, step: int, losses: dict[str, float], lr: float) -> None:
-        self.rows.append(losses)
-        self.progress.show({"loss": sum(losses.values()), "lr": lr})
-        if (step + 1) % ROW_EVERY_STEPS and step + 1 < self.num_steps:
-            return
-        self.last = {
-            name: round(sum(row[name] for row in self.rows) / len(self.rows), 5) for name in losses
-        }
-        self.rows = []
-        self.file.write(json.dumps({"step": step, **self.last, "lr": lr}) + "\n")

@@ -6,7 +6,7 @@ import atexit
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -41,7 +41,12 @@ class EvaluationCrops(Dataset[tuple[Tensor]]):
 
 
 def load(
-    images: Dataset[Any], order: Sampler[list[Index]], *, num_workers: int, device: str
+    images: Dataset[Any],
+    order: Sampler[list[Index]],
+    *,
+    num_workers: int,
+    device: str,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[list[Any]]:
     """Batches in the sampler's order, each a list of what an item of ``images`` consists of.
 
@@ -50,6 +55,7 @@ def load(
         order: The indices of each batch.
         num_workers: Processes that load images; 0 loads them in this one.
         device: Where the batches will be put.
+        collate: Makes a batch of items that are no tuples of tensors.
 
     Raises:
         DataError: If an image cannot be loaded, or a worker dies or hangs.
@@ -58,6 +64,7 @@ def load(
         images,
         batch_sampler=order,
         num_workers=num_workers,
+        collate_fn=collate,
         # Not forkserver, Python's choice from 3.14 on: its workers die with the first signal.
         multiprocessing_context="fork" if num_workers else None,
         timeout=LOADER_TIMEOUT_S if num_workers else 0,

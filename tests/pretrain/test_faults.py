@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.monitor import read_metrics
+from moco_eval.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 # 1,437 digits in batches of 128: 11 steps an epoch, 33 in all. The queue wraps every 4 steps.

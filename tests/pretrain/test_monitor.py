@@ -12,7 +12,8 @@ from moco_eval.data.images import DIGITS_INPUT
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import build_network
 from moco_eval.errors import DataError, OutputError
-from pretrain.monitor import MetricsFile, TensorBoardFile, online_knn, read_metrics
+from moco_eval.training.metrics import MetricsFile, TensorBoardFile, read_metrics
+from pretrain.monitor import online_knn
 
 
 def test_rows_after_the_first_step_of_a_resumed_run_and_a_torn_line_are_dropped(tmp_path):
@@ -27,12 +28,12 @@ def scalars_of(folder):
     found = EventAccumulator(str(folder))
     found.Reload()
     tags = found.Tags()["scalars"]
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in tags}
+    return {each: [(event.step, event.value) for event in found.Scalars(each)] for each in tags}
 
 
 def test_tensorboard_reads_back_every_number_under_its_heading(tmp_path):
     before = threading.active_count()
-    board = TensorBoardFile(tmp_path, first_step=0)
+    board = TensorBoardFile(tmp_path, first_step=0, tag=tag)
     board.append({"step": 0, "epoch": 9, "loss": 2.5, "lr": 0.5, "contrast_top1": 25.0})
     board.append({"step": 1, "epoch": 9, "loss": 1.5, "knn_top1": 50.0, "effective_rank": 8.0})
     board.close()

@@ -7,7 +7,7 @@ from PIL import Image
 from moco_eval.data.splits import TrainingImages, TrainingSplit
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import UsageError
-from pretrain.monitor import read_metrics
+from moco_eval.training.metrics import read_metrics
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.train import Options, train
 

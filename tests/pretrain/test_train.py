@@ -11,8 +11,8 @@ from moco_eval.data.images import to_input
 from moco_eval.data.splits import ImageData, Split, TrainingImages, TrainingSplit
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import CheckpointError, DataError, DivergedError, PreemptedError, UsageError
+from moco_eval.training.metrics import read_metrics
 from moco_eval.training.signals import StopRequest
-from pretrain.monitor import read_metrics
 from pretrain.recipes import RECIPES
 from pretrain.train import Options, train
 

@@ -15,8 +15,11 @@ class Scores:
 
     Attributes:
         metrics: In percent, under the names that papers use, the one they report first in front.
-        drawn: Arrays that pictures are drawn from, by name; counts, or in percent.
+        drawn: Arrays that pictures are drawn from, by name: counts, or in percent, but for
+            ``precision`` on 0-1.
+        details: How it was scored, for whoever reads a record of it.
     """
 
     metrics: Mapping[str, float]
     drawn: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -139,7 +139,7 @@ def draw_scenes(
         OutputError: If a picture cannot be written.
     """
     made: list[Path | None] = []
-    if scenes is not None and (scores := _first(drawn, "F1_by_image", ("_mask", "_kp", ""))):
+    if scenes is not None and (scores := _first(drawn, "F1_by_image")):
         made += overlays.draw(scores[0], classes, scenes, results, folder, title=title)
     for suffix, kind in _KINDS.items():
         headed = f"{title}, {kind}" if suffix else title
@@ -159,11 +159,9 @@ def draw_scenes(
             names = _names(classes, len(values))
             path = folder / f"precision_recall{suffix}.png"
             made.append(precision_recall.draw(values, names, path, title=headed))
-        if f"box_confusion{suffix}" in drawn:
-            values = np.asarray(drawn[f"box_confusion{suffix}"])
-            names = _names(classes, len(values) - 1)
-            path = folder / f"confusion{suffix}.png"
-            made.append(confusion.draw_boxes(values, names, path, title=headed))
+    if counts := _first(drawn, "box_confusion"):
+        names, path = _names(classes, len(counts[0]) - 1), folder / "confusion.png"
+        made.append(confusion.draw_boxes(counts[0], names, path, title=title))
     sizes = {
         kind: np.asarray(drawn[name], np.float64)
         for suffix, kind in _KINDS.items()
@@ -219,9 +217,12 @@ def draw_maps(
     return [path for path in made if path]
 
 
-def _first(drawn: Mapping[str, Any], name: str, suffixes: Sequence[str]) -> list[np.ndarray]:
-    """The first of these arrays that is there, alone in a list, or none."""
-    return [np.asarray(drawn[name + s], np.float64) for s in suffixes if name + s in drawn][:1]
+def _first(drawn: Mapping[str, Any], name: str) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+    """This array of boxes, or of masks or keypoints where there is none; alone in a list, or none.
+
+    It is of boxes whichever is scored.
+    """
+    return [np.asarray(drawn[name + s], np.float64) for s in _KINDS if name + s in drawn][:1]
 
 
 _ARRAYS = (

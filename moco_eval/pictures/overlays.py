@@ -91,7 +91,7 @@ def draw(
         The pictures: none of the best where nothing is found, none of the worst where nothing is
         missing.
     """
-    counts = np.array([int((~scene.crowd).sum()) for scene in scenes.scenes])
+    counts = np.array([int((_notes(scene) == "").sum()) for scene in scenes.scenes])
     best, worst = best_and_worst(np.asarray(scores, np.float64), counts, number=NUM_SHOWN)
     shown = {scenes.scenes[index].image_id for index in (*best, *worst)}
     by_image: dict[int, list[Mapping[str, Any]]] = {number: [] for number in shown}
@@ -137,19 +137,22 @@ def present(scene: Any, *, with_masks: bool) -> Objects:
     """
     boxes = np.asarray(scene.boxes, np.float64).reshape(-1, 4)
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
-    difficult = getattr(scene, "difficult", None)
-    is_difficult = np.zeros(len(boxes), bool) if difficult is None else difficult
     keypoints = getattr(scene, "keypoints", None)
     masks = scene.masks() if with_masks and all(scene.segmentations) else None
-    notes = np.where(scene.crowd, "crowd", np.where(is_difficult, "difficult", ""))
     return Objects(
         boxes[order],
         np.asarray(scene.labels)[order],
         None,
-        tuple(notes[order].tolist()),
+        tuple(_notes(scene)[order].tolist()),
         None if masks is None else masks[order],
         None if keypoints is None else np.asarray(keypoints)[order],
     )
+
+
+def _notes(scene: Any) -> Array:
+    """What is special about each object, as scores pass it over; mostly empty."""
+    difficult = getattr(scene, "difficult", np.zeros_like(scene.crowd))
+    return np.where(scene.crowd, "crowd", np.where(difficult, "difficult", ""))
 
 
 def detected(results: Sequence[Mapping[str, Any]], category_ids: Sequence[int]) -> Objects:

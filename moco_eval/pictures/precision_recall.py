@@ -46,7 +46,7 @@ def draw(precision: Array, names: Sequence[str], path: Path, *, title: str) -> P
     recall = np.linspace(0, 1, precision.shape[1])
     curves, own = precision[shown], [names[i] for i in shown.tolist()]
     mean = curves.mean(axis=0)
-    # Average precision is the mean over these recalls.
+    # The mean over these recalls is COCO's AP50; VOC's and Cityscapes' is taken otherwise.
     areas = 100 * curves.mean(axis=1)
     order = np.lexsort((shown, -areas))
     best, worst = (own[order[place]] for place in (0, -1))
@@ -56,11 +56,11 @@ def draw(precision: Array, names: Sequence[str], path: Path, *, title: str) -> P
         return write(
             _curves(recall, curves, own, order),
             path,
-            title=f"{title}\nPrecision and recall at IoU 0.5: mean of {classes(len(shown))} "
-            f"AP50 {areas.mean():.1f}",
-            alt=f"Precision by recall at IoU 0.5 of {classes(len(shown))}, mean AP50 "
-            f"{areas.mean():.1f} %, from {best} with {areas[order[0]]:.1f} to {worst} with "
-            f"{areas[order[-1]]:.1f}.",
+            title=f"{title}\nPrecision and recall at IoU 0.5: {classes(len(shown))}, area "
+            f"under their mean {areas.mean():.1f} %",
+            alt=f"Precision by recall at IoU 0.5 of {classes(len(shown))}, area under "
+            f"their mean {areas.mean():.1f} %, from {best} with {areas[order[0]]:.1f} to {worst} "
+            f"with {areas[order[-1]]:.1f}.",
             numbers=frame.round(4),
         )
 
@@ -91,9 +91,8 @@ def _curves(recall: Array, curves: Array, names: Sequence[str], order: Array) ->
         label = f" mean of {len(curves):,} classes  {areas.mean():.1f}"
         axes.plot(100 * recall, mean, color="black", linewidth=3.5, label=label)
     axes.set(xlabel="recall (%)", ylabel="precision (%)", xlim=(-1, 101), ylim=(-1, 103))
-    which = f"AP50 (%), {NUM_SHOWN} best and {NUM_SHOWN} worst"
-    heading = which if len(curves) > MAX_LINES else "AP50 (%)"
-    figure.legend(title=heading, loc="outside right upper", handlelength=3.5)
+    which = f" (%), {NUM_SHOWN} best and {NUM_SHOWN} worst" if len(curves) > MAX_LINES else " (%)"
+    figure.legend(title=f"area{which}", loc="outside right upper", handlelength=3.5)
     return figure
 
 

@@ -227,6 +227,7 @@ def test_equal_weights_are_detectron2s_own_model(narrow, kind):
     from detectron2.layers import get_norm
     from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
     from detectron2.modeling.roi_heads import Res5ROIHeads
+    from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
     from detectron2.utils.events import EventStorage
 
     recipe = tiny(RECIPES[KINDS[kind]])
@@ -244,10 +245,14 @@ def test_equal_weights_are_detectron2s_own_model(narrow, kind):
     theirs = build_model(ours.cfg)
     theirs.load_state_dict(ours.model.state_dict())
 
-    from moco_eval.engines.detectron.detector import _instances
-
     examples = [example(seed=1), example(seed=2)]
-    inputs = [{"image": e.pixels, "instances": _instances(e)} for e in examples]
+    # Pixels are RGB in both. The two objects of ``example``, of its classes 0 and 1:
+    objects = Instances((64, 96))
+    objects.gt_boxes = Boxes(torch.tensor([[8.0, 8, 40, 40], [44, 30, 90, 60]]))
+    objects.gt_classes = torch.tensor([0, 1])
+    objects.gt_masks = BitMasks(examples[0].masks)
+    objects.gt_keypoints = Keypoints([[[10.0, 12, 2], [30, 20, 2], [20, 36, 1]]] * 2)
+    inputs = [{"image": each.pixels, "instances": objects} for each in examples]
     torch.manual_seed(0)
     with EventStorage():
         expected = theirs.train()(inputs)

@@ -21,14 +21,16 @@ def update_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
 
     Args:
         model: Called with each batch in the mode it is in. A BatchNorm that is in eval mode keeps
-            what it has.
+            what it has, and so does one that no batch reaches.
         batches: What this rank sees.
     """
     layers = [_Layer(module) for module in model.modules() if _is_trained(module)]
-    for batch in batches:
-        model(batch)
+    try:
+        for batch in batches:
+            model(batch)
+    finally:
         for layer in layers:
-            layer.take()
+            layer.hook.remove()
     for layer in layers:
         layer.finish()
 
@@ -38,39 +40,34 @@ def _is_trained(module: nn.Module) -> bool:
 
 
 class _Layer:
-    """One BatchNorm, whose running statistics are those of the last batch while it is watched."""
+    """One BatchNorm, and the sums of what it is given."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self.momentum, module.momentum = module.momentum, 1.0
-        self.hook = module.register_forward_pre_hook(self._count)
-        self.size = 0  # values of a channel in the last batch
-        self.total = torch.zeros((), dtype=torch.double, device=module.running_mean.device)
+        device = module.running_mean.device
+        self.num_values = torch.zeros((), dtype=torch.double, device=device)
         self.sum = torch.zeros_like(module.running_mean, dtype=torch.double)
         self.squares = torch.zeros_like(self.sum)
+        # Not from its own running statistics: over how many values those are, the layer alone
+        # knows, and where ranks normalise together fvcore mistakes their number.
+        self.hook = module.register_forward_pre_hook(self._add)
 
-    def _count(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.size = inputs[0].numel() // inputs[0].shape[1]
-
-    def take(self) -> None:
-        """Add the last batch, unless the layer was not reached by it."""
-        if self.size == 0:
+    def _add(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0]
+        num_values = values.numel() // values.shape[1]
+        if num_values == 0:
             return
-        mean, variance = self.module.running_mean.double(), self.module.running_var.double()
-        # What is kept is divided by one less than the number of values.
-        variance = variance * ((self.size - 1) / self.size)
-        self.total += self.size
-        self.sum += self.size * mean
-        self.squares += self.size * (variance + mean.square())
-        self.size = 0
+        dims = [dim for dim in range(values.dim()) if dim != 1]
+        variance, mean = torch.var_mean(values.float(), dims, correction=0)
+        self.num_values += num_values
+        self.sum += num_values * mean.double()
+        self.squares += num_values * (variance.double() + mean.double().square())
 
     def finish(self) -> None:
         """Put the statistics of all batches of all ranks into the layer."""
-        self.hook.remove()
-        self.module.momentum = self.momentum
-        for part in (self.total, self.sum, self.squares):
+        for part in (self.num_values, self.sum, self.squares):
             distributed.total(part)
-        if self.total > 0:
-            mean = self.sum / self.total
+        if self.num_values > 0:
+            mean = self.sum / self.num_values
             self.module.running_mean.copy_(mean)
-            self.module.running_var.copy_(self.squares / self.total - mean.square())
+            self.module.running_var.copy_(self.squares / self.num_values - mean.square())

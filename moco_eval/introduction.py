@@ -71,10 +71,11 @@ def _dense_lines(cell: Cell, run: Any, recipe: Training) -> Iterator[str]:
         yield f"{run.protocol}: semantic segmentation, a class for each pixel."
     devices = num_devices(cell)
     per_device = recipe.batch_total // devices
-    norms = "synchronised over them" if devices > 1 else f"on the {per_device} images of one device"
+    norms = "synchronised over them" if devices > 1 else "on the images of the one device"
     if recipe.freeze != "none":
         norms = "of the encoder frozen"
-    yield f"{devices} devices of {per_device} images, BatchNorm {norms}."
+    many = f"{devices} devices" if devices > 1 else "One device"
+    yield f"{many} of {per_device} images, BatchNorm {norms}."
     reference = recipe.reference_world_size
     if reference not in (0, devices):
         yield (

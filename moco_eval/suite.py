@@ -24,6 +24,8 @@ from moco_eval.cell import (
     prepare,
     protocol_module,
 )
+from moco_eval.engines.recipe import Recipe as DetectorRecipe
+from moco_eval.engines.recipe import Training
 from moco_eval.errors import DivergedError, PreemptedError, UsageError
 from moco_eval.introduction import introduce
 
@@ -104,18 +106,22 @@ def _draw(outcome: records.Outcome, prepared: Prepared, folder: Path) -> None:
         name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         for name, value in outcome.drawn.items()
     }
-    data = prepared.data
+    data, recipe = prepared.data, prepared.recipe
     is_one_of_several = any(name.endswith("_by_draw") for name in outcome.details)
-    paths = pictures.draw(
-        drawn,
-        classes=data.classes,
-        images=(data.test.images, data.train.images),
-        folder=folder,
-        title=f"{prepared.run.encoder_id} on {data.id}, {prepared.run.protocol}"
-        + (", first draw" if is_one_of_several else ""),
-    )
+    title = f"{prepared.run.encoder_id} on {data.id}, {prepared.run.protocol}"
+    what = {"classes": data.classes, "folder": folder}
+    if isinstance(recipe, DetectorRecipe):
+        results = drawn.pop("detections")
+        paths = pictures.draw_scenes(drawn, scenes=data.test, results=results, title=title, **what)
+    elif isinstance(recipe, Training):
+        paths = pictures.draw_maps(drawn, split=data.test, title=title, **what)
+    else:
+        title += ", first draw" if is_one_of_several else ""
+        images = (data.test.images, data.train.images)
+        paths = pictures.draw(drawn, images=images, title=title, **what)
     if paths:
-        print(f"Pictures, each with its numbers: {', '.join(map(str, paths))}", flush=True)
+        names = ", ".join(path.name for path in paths)
+        print(f"Pictures, each with its numbers, in {folder}: {names}", flush=True)
 
 
 def _status_of(failure: Exception | None) -> Literal["ok", "failed", "preempted"]:

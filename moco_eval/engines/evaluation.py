@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moco_eval import distributed
 from moco_eval.data.coco import SceneData, SceneSplit
@@ -19,9 +19,11 @@ from moco_eval.engines.selection import judges, select_lr
 from moco_eval.errors import DataError
 from moco_eval.records import Outcome
 from moco_eval.resources import Resources
-from moco_eval.scoring import Scores, score
+from moco_eval.scoring import Kind, Scores, score
+from moco_eval.scoring.coco import SUFFIX
 
-Kind = Literal["bbox", "segm", "keypoints"]
+# What is drawn of the boxes, whatever else was scored.
+_OF_BOXES = ("box_confusion", "F1_by_image")
 
 
 def evaluate(  # noqa: PLR0913 - the protocols' common signature
@@ -89,10 +91,15 @@ def evaluate(  # noqa: PLR0913 - the protocols' common signature
     scores = _score(data, done.results, recipe, sorted(kinds, key=lambda kind: kind != primary))
     transfer.keep_weights(done.detector, work_dir)
     return Outcome(
-        metrics=scores.metrics,
+        metrics=dict(scores.metrics),
         num_test=len(data.test),
-        details=done.details | selection | {"num_processes": distributed.world_size()},
-        drawn=scores.drawn | {"detections": done.results},
+        details={
+            **done.details,
+            **scores.details,
+            **selection,
+            "num_processes": distributed.world_size(),
+        },
+        drawn={**scores.drawn, "detections": done.results},
     )
 
 
@@ -104,13 +111,24 @@ class _Trained:
 
 
 def _score(data: SceneData, results: list[Any], recipe: Recipe, kinds: Sequence[Kind]) -> Scores:
-    """The scores of all kinds, with the pictures' numbers of the first."""
-    found = [
-        score(data.test, results, kind, data.scoring, max_detections=recipe.detections_per_image)
-        for kind in kinds
-    ]
-    metrics = {name: value for each in found for name, value in each.metrics.items()}
-    return Scores(metrics=metrics, drawn=found[0].drawn)
+    """The scores of all kinds in one; the arrays of pictures by the suffix of their kind."""
+    metrics: dict[str, float] = {}
+    drawn: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    for kind in kinds:
+        found = score(
+            data.test,
+            results,
+            kind,
+            data.scoring,
+            max_detections=recipe.detections_per_image,
+        )
+        metrics |= found.metrics
+        details |= found.details
+        shared = {name: found.drawn[name] for name in _OF_BOXES if name in found.drawn}
+        own = {name: each for name, each in found.drawn.items() if name not in shared}
+        drawn |= shared | {f"{name}{SUFFIX[kind]}": each for name, each in own.items()}
+    return Scores(metrics=metrics, drawn=drawn, details=details)
 
 
 def _held_out(data: SceneData) -> SceneData:

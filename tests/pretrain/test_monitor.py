@@ -13,7 +13,7 @@ from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import build_network
 from moco_eval.errors import DataError, OutputError
 from moco_eval.training.metrics import MetricsFile, TensorBoardFile, read_metrics
-from pretrain.monitor import online_knn
+from pretrain.monitor import online_knn, tag
 
 
 def test_rows_after_the_first_step_of_a_resumed_run_and_a_torn_line_are_dropped(tmp_path):

@@ -42,7 +42,6 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from moco_eval.data.coco import Scene
 from moco_eval.data.scenes import open_digit_scenes
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.encoders.exports import detectron2 as export
@@ -238,7 +237,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for step in range(recipe.num_iterations)
     ]
     theirs = [[read(records[scene.image_id]) for scene in scenes] for scenes in chosen]
-    ours = [[_example(scene, recipe) for scene in scenes] for scenes in chosen]
+    ours = [[example_of(scene, recipe, side=options.side) for scene in scenes] for scenes in chosen]
     require_same_examples(theirs, ours)
 
     trainer = upstream_trainer(cfg, encoder, theirs)
@@ -266,10 +265,6 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ),
         **_times_compared(duel.seconds, options.steps),
     }
-
-
-def _example(scene: Scene, recipe: Recipe) -> Example:
-    return example_of(scene, recipe, side=recipe.short_sides_train[0], with_masks=recipe.masks)
 
 
 def _losses_compared(losses: dict[str, list[dict[str, float]]], num_steps: int) -> dict[str, Any]:

@@ -37,6 +37,9 @@ from moco_eval.engines.examples import Detections, Detector, Example
 from moco_eval.engines.recipe import Recipe
 from moco_eval.errors import CheckpointError
 
+# Objects' anchors of an image, before any were counted; Detectron2's.
+FIRST_NORMALIZER = 100.0
+
 
 class Detectron(Detector):
     """Detectron2's R-CNN or RetinaNet, filled with an encoder.
@@ -76,6 +79,10 @@ class Detectron(Detector):
         self.stages = dict(body.stages)
         self.prefixes = body.prefixes
         self.model: Any = _build_model(self.cfg, body, norm)
+        if isinstance(self.model, SharedRetinaNet):
+            # Detectron2 has it beside the weights, where no checkpoint would find it.
+            first = torch.tensor(FIRST_NORMALIZER, dtype=torch.float64)
+            self.register_buffer("normalizer", first)
         self._fill(encoder)
         if recipe.freeze == "encoder":
             for name, parameter in self.model.named_parameters():
@@ -88,9 +95,14 @@ class Detectron(Detector):
             {"image": self._image(example.pixels), "instances": _instances(example)}
             for example in examples
         ]
+        normalizer = getattr(self, "normalizer", None)
+        if normalizer is not None:
+            self.model.loss_normalizer = normalizer.item()
         # Its layers log to whatever storage is open; ours is the loop's.
         with EventStorage():
             losses: dict[str, Tensor] = self.model(inputs)
+        if normalizer is not None:
+            normalizer.fill_(self.model.loss_normalizer)
         return losses
 
     @torch.inference_mode()
@@ -176,6 +188,22 @@ class Detectron(Detector):
         return pixels.flip(0) if self.cfg.INPUT.FORMAT == "BGR" else pixels
 
 
+class SharedRetinaNet(RetinaNet):  # type: ignore[misc]
+    """A RetinaNet whose losses are divided by the same number on every rank.
+
+    It is a running mean of the number of objects' anchors. Unlike Detectron2's, of all ranks: so
+    one checkpoint has it, and a resumed run is the uninterrupted one.
+    """
+
+    def _ema_update(
+        self, name: str, value: float, initial_value: float, momentum: float = 0.9
+    ) -> float:
+        own = torch.tensor(value, dtype=torch.float64, device=self.device)
+        share = distributed.total(own).item() / distributed.world_size()
+        updated: float = super()._ema_update(name, share, initial_value, momentum)
+        return updated
+
+
 def _keep(found: dict[str, Tensor], level: str, *call: Any) -> None:
     # A hook is given the module, its arguments and its output: a map, or one by its name.
     output = call[-1]
@@ -204,7 +232,7 @@ def _build_model(cfg: CfgNode, body: Body, norm: str) -> Any:
         "input_format": cfg.INPUT.FORMAT,
     }
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return RetinaNet(**common, **_one_stage(cfg, shapes))
+        return SharedRetinaNet(**common, **_one_stage(cfg, shapes))
     proposals = build_proposal_generator(cfg, shapes)
     if body.head is not None:
         heads = _c4_heads(cfg, shapes, body.head, norm)

@@ -222,6 +222,37 @@ def test_norms_see_the_batches_of_all_ranks(on_ranks, make_encoder, name):
         assert torch.equal(rank_new, ranks[0][2])
 
 
+def normalizer_of_a_rank(encoder):
+    detector = build(encoder, tiny(RECIPES["coco-retinanet-1x"])).train()
+    # Rank 1's image has two small objects instead, and fewer anchors lie on them.
+    boxes = torch.tensor([[8.0, 8, 24, 24], [60, 40, 80, 60]])
+    shown = example() if distributed.rank() == 0 else dataclasses.replace(example(), boxes=boxes)
+    detector([shown])
+    return detector.state_dict()["normalizer"].item()
+
+
+def test_what_retinanets_losses_are_divided_by_is_all_ranks_and_saved(on_ranks, make_encoder):
+    encoder = make_encoder("resnet18")
+    alone = normalizer_of_a_rank(encoder)
+    # 0.9 * 100 + 0.1 * the number of anchors on the objects.
+    count = round(10 * (alone - 90))
+    assert alone == pytest.approx(90 + count / 10)
+    assert count > 2
+    first, second = on_ranks(2, normalizer_of_a_rank, encoder)
+    assert first == second != alone
+
+    # Continued elsewhere, the next loss is what it would have been.
+    recipe = tiny(RECIPES["coco-retinanet-1x"])
+    detector = build(encoder, recipe).train()
+    detector([example()])
+    other = build(encoder, recipe, seed=1).train()
+    other.load_state_dict(detector.state_dict())
+    expected, found = detector([example(seed=3)]), other([example(seed=3)])
+    assert {name: loss.item() for name, loss in found.items()} == {
+        name: loss.item() for name, loss in expected.items()
+    }
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_weights_are_detectron2s_own_model(narrow, kind):
     from detectron2.layers import get_norm

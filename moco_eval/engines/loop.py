@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from moco_eval.engines.optimizer import build_optimizer
 from moco_eval.engines.precise_bn import update_statistics
 from moco_eval.engines.recipe import Training
 from moco_eval.errors import DivergedError, PreemptedError
+from moco_eval.files import write_text
 from moco_eval.progress import Pace, Progress
 from moco_eval.training import update
 from moco_eval.training.checkpoint import Checkpoints, State
 from moco_eval.training.metrics import MetricsFile, TensorBoardFile, read_metrics
 from moco_eval.training.signals import StopRequest
 
+METRICS = "metrics.jsonl"
+UNFINISHED = "metrics.unfinished.json"
 ROW_EVERY_STEPS = 20
 # What a kill that nobody announced may cost; being asked to stop costs nothing.
 SAVE_EVERY_S = 300.0
@@ -90,17 +94,18 @@ def fit(model: nn.Module, training: Training, batches: Batches, job: Job) -> dic
     model.train()
     begun_s = time.monotonic()
     own = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=own):
+    with torch.random.fork_rng(devices=own), StopRequest().listening() as stop:
+        run = _Run(state, training, batches, job, checkpoints, stop)
         if begun < num_steps:
-            _train(state, training, batches, job, checkpoints, begun)
+            _train(run, begun)
         # The running averages lag behind the weights; what is judged has exact ones.
         if begun <= num_steps and training.precise_bn_batches:
             torch.manual_seed(draw_key(job.seed, num_steps, distributed.rank()))
             extra = range(num_steps, num_steps + training.precise_bn_batches)
-            update_statistics(model, batches(extra))
-    if begun <= num_steps and is_first:
-        checkpoints.save(state, step=num_steps + 1, epoch=0)
-    rows = read_metrics(job.folder / "metrics.jsonl") if is_first else []
+            update_statistics(model, _until_stopped(batches(extra), stop, device))
+        if begun <= num_steps and is_first:
+            checkpoints.save(state, step=num_steps + 1, epoch=0)
+    rows = read_metrics(job.folder / METRICS) if is_first else []
     final = {name: value for name, value in (rows[-1] if rows else {}).items() if "loss" in name}
     return {
         "final_losses": final,
@@ -109,98 +114,146 @@ def fit(model: nn.Module, training: Training, batches: Batches, job: Job) -> dic
     }
 
 
-def _train(
-    state: State[nn.Module],
-    training: Training,
-    batches: Batches,
-    job: Job,
-    checkpoints: Checkpoints,
-    begun: int,
-) -> None:
-    num_steps, is_first = training.num_iterations, distributed.rank() == 0
-    device = next(state.model.parameters()).device
+@dataclass(frozen=True)
+class _Run:
+    state: State[nn.Module]
+    training: Training
+    batches: Batches
+    job: Job
+    checkpoints: Checkpoints
+    stop: StopRequest
+
+
+def _train(run: _Run, begun: int) -> None:
+    state, training, is_first = run.state, run.training, distributed.rank() == 0
+    num_steps, device = training.num_iterations, next(state.model.parameters()).device
     pace, saved_s = Pace(training.batch_total), time.monotonic()
-    progress = Progress(job.name, total=num_steps, done=begun, quiet=not is_first)
-    with _keeping(job.folder, progress, begun) as log, StopRequest().listening() as stop:
-        for step, batch in enumerate(pace.timed(batches(range(begun, num_steps))), start=begun):
+    progress = Progress(run.job.name, total=num_steps, done=begun, quiet=not is_first)
+    with closing(_Log(run.job.folder, progress)) as log:
+        for step, batch in enumerate(pace.timed(run.batches(range(begun, num_steps))), start=begun):
             # One update, unless a rank's numbers are not finite: all learn of it before.
-            torch.manual_seed(draw_key(job.seed, step, distributed.rank()))
-            losses = _backward(state, batch)
+            torch.manual_seed(draw_key(run.job.seed, step, distributed.rank()))
+            losses = _backward(state, batch, training, step)
             values = [loss.detach().double() for loss in losses.values()]
-            stopped = torch.tensor(float(bool(stop.reason)), dtype=torch.double, device=device)
+            stopped = torch.tensor(float(bool(run.stop.reason)), dtype=torch.double, device=device)
             sums, norm = update.agree(state, torch.stack([*values, stopped]))
             means = (sums[:-1] / distributed.world_size()).tolist()
-            _require_finite(means, norm, training, step)
+            if not (all(map(math.isfinite, means)) and math.isfinite(norm)):
+                raise _diverged(training, step)
             update.step(state, training.lr_at(step))
-            log(step, dict(zip(losses, means, strict=True)), training.lr_at(step), pace.figures())
+            log.add(
+                step, dict(zip(losses, means, strict=True)), training.lr_at(step), pace.figures()
+            )
 
-            # The state is saved now and then, and before stopping; the end is its caller's.
+            # The state is saved now and then, and before stopping.
             done, num_stopped = step + 1, int(sums[-1].item())
             overdue = time.monotonic() - saved_s > SAVE_EVERY_S and done % ROW_EVERY_STEPS == 0
-            if is_first and (overdue or num_stopped):
-                checkpoints.save(state, step=done, epoch=0)
+            if num_stopped:
+                log.leave(done)
+            if is_first and (overdue or num_stopped or done == num_steps):
+                run.checkpoints.save(state, step=done, epoch=0)
                 saved_s = time.monotonic()
             if num_stopped:
                 raise PreemptedError(
-                    f"Stopped by {stop.reason or 'a signal to another rank'} after step {done} of "
-                    f"{num_steps}; the state is saved. The same command continues."
+                    f"Stopped by {run.stop.reason or 'a signal to another rank'} after step {done} "
+                    f"of {num_steps}; the state is saved. The same command continues."
                 )
-    if is_first:
-        checkpoints.save(state, step=num_steps, epoch=0)
 
 
-def _backward(state: State[nn.Module], batch: Any) -> dict[str, Tensor]:
+def _backward(
+    state: State[nn.Module], batch: Any, training: Training, step: int
+) -> dict[str, Tensor]:
     """Leave the gradient of this rank's batch in the parameters, and return its losses."""
     state.optimizer.zero_grad()
     try:
         losses: dict[str, Tensor] = state.model(batch)
-    except FloatingPointError:  # Detectron2's own check of its proposals
-        device = next(state.model.parameters()).device
-        losses = {"loss": torch.full((), math.nan, device=device, requires_grad=True)}
+    except FloatingPointError as error:
+        # Detectron2's own check of its proposals, in the middle of what ranks do together: they
+        # cannot be told before this one ends.
+        raise _diverged(training, step) from error
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    if distributed.world_size() > 1:
+        # Gradients are added up in one piece, to which every rank must bring the same ones.
+        for parameter in state.model.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
     return losses
 
 
-def _require_finite(losses: list[float], norm: float, training: Training, step: int) -> None:
-    if all(map(math.isfinite, losses)) and math.isfinite(norm):
-        return
-    raise DivergedError(
+def _until_stopped(
+    batches: Iterator[Any], stop: StopRequest, device: torch.device
+) -> Iterator[Any]:
+    """The batches of what is not saved in parts: the last checkpoint is from before them."""
+    for batch in batches:
+        asked = torch.tensor(float(bool(stop.reason)), device=device)
+        if distributed.total(asked).item():
+            raise PreemptedError(
+                f"Stopped by {stop.reason or 'a signal to another rank'} after the last step; the "
+                "state is saved. The same command continues."
+            )
+        yield batch
+
+
+def _diverged(training: Training, step: int) -> DivergedError:
+    return DivergedError(
         f"The loss is not finite at update {step} of {training.num_iterations} (lr "
         f"{training.lr_at(step):.3g}); no update was made with it. Try a smaller learning rate or "
         "a longer warm-up: --set lr=... --set warmup_iterations=..."
     )
 
 
-Log = Callable[[int, dict[str, float], float, dict[str, float]], None]
+class _Log:
+    """Each step's losses to the terminal, and means of twenty to two files, on rank 0.
 
+    Args:
+        folder: Of the run.
+        progress: Begins where the run does.
+    """
 
-@contextmanager
-def _keeping(folder: Path, progress: Progress, begun: int) -> Iterator[Log]:
-    """Take each step's losses to the terminal, and means of twenty to two files, on rank 0."""
-    if distributed.rank() > 0:
-        yield lambda step, losses, lr, figures: None
-        return
-    metrics = MetricsFile(folder / "metrics.jsonl", first_step=begun)
-    board = TensorBoardFile(folder / "tensorboard", first_step=begun)
-    since: list[dict[str, float]] = []
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder = folder
+        self.progress = progress
+        self.is_first = distributed.rank() == 0
+        self.since: list[dict[str, float]] = []
+        if self.is_first:
+            self.metrics = MetricsFile(folder / METRICS, first_step=progress.done)
+            self.board = TensorBoardFile(folder / "tensorboard", first_step=progress.done)
+            self.since = _left(folder / UNFINISHED, progress.done)
 
-    def log(step: int, losses: dict[str, float], lr: float, figures: dict[str, float]) -> None:
-        since.append(losses)
-        progress.show({"loss": sum(losses.values()), "lr": lr} | figures)
-        if (step + 1) % ROW_EVERY_STEPS and step + 1 < progress.total:
+    def add(
+        self, step: int, losses: dict[str, float], lr: float, figures: dict[str, float]
+    ) -> None:
+        """Take a step's mean losses over all ranks."""
+        self.since.append(losses)
+        self.progress.show({"loss": sum(losses.values()), "lr": lr} | figures)
+        if (step + 1) % ROW_EVERY_STEPS and step + 1 < self.progress.total:
             return
-        means = {name: statistics.fmean(row[name] for row in since) for name in losses}
+        means = {name: statistics.fmean(row[name] for row in self.since) for name in losses}
+        self.since.clear()
         row = {name: round(value, 5) for name, value in means.items()}
         row |= {"lr": lr, "memory_mib": _memory_mib()} | figures
-        since.clear()
-        metrics.append({"step": step, **row})
-        board.append({"step": step, **row})
+        if self.is_first:
+            self.metrics.append({"step": step, **row})
+            self.board.append({"step": step, **row})
 
-    try:
-        yield log
-    finally:
-        progress.close()
-        board.close()
+    def leave(self, done: int) -> None:
+        """Leave what no row holds yet to the process that continues after ``done`` steps."""
+        if self.is_first:
+            text = json.dumps({"done": done, "losses": self.since})
+            write_text(self.folder / UNFINISHED, text)
+
+    def close(self) -> None:
+        """Leave the terminal and the files as they should be."""
+        self.progress.close()
+        if self.is_first:
+            self.board.close()
+
+
+def _left(path: Path, done: int) -> list[dict[str, float]]:
+    """The losses of the steps since the last row, where a run was stopped after ``done`` steps."""
+    left = json.loads(path.read_text()) if path.exists() else {}
+    losses: list[dict[str, float]] = left["losses"] if left.get("done") == done else []
+    return losses
 
 
 def _memory_mib() -> int:

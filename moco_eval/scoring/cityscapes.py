@@ -86,7 +86,7 @@ def score(split: SceneSplit, results: Sequence[Result]) -> Scores:
         # Cityscapes does not tell small objects from large ones.
         "AP_by_size": np.full(3, np.nan),
     }
-    return Scores(metrics, drawn, {"scoring": "Cityscapes"})
+    return Scores(metrics, drawn, {"scoring_mask": "Cityscapes"})
 
 
 def _match(

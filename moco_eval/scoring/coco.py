@@ -56,7 +56,7 @@ def score(split: SceneSplit, results: Sequence[Result], kind: Kind, max_detectio
         DataError: If the truth has nothing that counts.
     """
     truth = split.truth()
-    details: dict[str, Any] = {"scoring": "COCO"}
+    details: dict[str, Any] = {f"scoring{SUFFIX[kind]}": "COCO"}
     sigmas = None
     if kind == "keypoints":
         num_keypoints = len(split.keypoint_names)
@@ -69,7 +69,7 @@ def score(split: SceneSplit, results: Sequence[Result], kind: Kind, max_detectio
     fewer = [] if kind == "keypoints" else [count for count in (1, 10) if count < max_detections]
     counts = [*fewer, max_detections]
     curves = _evaluate(truth, results, kind, counts, sigmas=sigmas)
-    details["recall"] = _recalls(curves, kind, counts)
+    details[f"recall{SUFFIX[kind]}"] = _recalls(curves, kind, counts)
     return Scores(_metrics(curves, kind, split), _drawn(curves, kind), details)
 
 
@@ -98,7 +98,8 @@ def score_lvis(
     for group in FREQUENCIES:
         members = [place for place, each in enumerate(groups) if each == group]
         metrics[f"AP{group}{SUFFIX[kind]}"] = _percent(curves.precision[:, :, members, 0])
-    return Scores(_known(metrics), _drawn(curves, kind), {"scoring": "LVIS"})
+    details = {f"scoring{SUFFIX[kind]}": "LVIS"}
+    return Scores(_known(metrics), _drawn(curves, kind), details)
 
 
 def _best_of_each_image(results: Sequence[Result], max_detections: int) -> list[Result]:

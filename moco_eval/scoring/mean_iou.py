@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moco_eval import distributed
 from moco_eval.data.semantic import IGNORED
+from moco_eval.errors import DataError
 from moco_eval.scoring.scores import Scores
 
 
@@ -45,11 +46,16 @@ class Confusion:
 
         Returns:
             ``mIoU`` (mean over the classes that are in the truth or found somewhere),
-            ``pixel_accuracy`` and ``mean_class_accuracy`` (mean over the classes in the truth), all
-            nan where no pixel counts. Drawn: ``label_confusion``, ``IoU_by_class`` and
-            ``mIoU_by_image``, with nan where there is nothing to divide by.
+            ``pixel_accuracy`` and ``mean_class_accuracy`` (mean over the classes in the truth).
+            Drawn: ``label_confusion``, ``IoU_by_class`` and ``mIoU_by_image``, with nan where there
+            is nothing to divide by.
+
+        Raises:
+            DataError: If no pixel of any image has a class.
         """
         counts = distributed.total(self.counts.to(distributed.device(), copy=True)).cpu()
+        if not counts.any():
+            raise DataError(f"No pixel of the {num_images} images has a class: nothing to score.")
         own = torch.tensor(self._by_image, dtype=torch.float64, device=distributed.device())
         by_image = distributed.gather_dealt(own, num_images).cpu()
         drawn = {

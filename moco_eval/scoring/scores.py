@@ -17,7 +17,7 @@ class Scores:
         metrics: In percent, under the names that papers use, the one they report first in front.
         drawn: Arrays that pictures are drawn from, by name: counts, or in percent, but for
             ``precision`` on 0-1.
-        details: How it was scored, for whoever reads a record of it.
+        details: How it was scored, for whoever reads a record of it; the names end as the metrics'.
     """
 
     metrics: Mapping[str, float]

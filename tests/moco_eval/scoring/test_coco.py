@@ -93,7 +93,8 @@ def test_all_numbers_are_those_of_pycocotools(random_case, kind):
     for each in truth["annotations"]:
         each["num_keypoints"] = sum(flag > 0 for flag in each["keypoints"][2::3])
     scorer = pycocotools(truth, results, kind)
-    numbers = [*ours.metrics.values(), *ours.details["recall"].values()]
+    suffix = {"bbox": "", "segm": "_mask", "keypoints": "_kp"}[kind]
+    numbers = [*ours.metrics.values(), *ours.details[f"recall{suffix}"].values()]
     assert len(numbers) == (10 if kind == "keypoints" else 12)
     assert numbers == pytest.approx(100 * scorer.stats, abs=1e-9)
     assert 10 < numbers[0] < 90

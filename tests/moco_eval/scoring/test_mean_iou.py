@@ -4,6 +4,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from moco_eval import distributed
+from moco_eval.errors import DataError
 from moco_eval.scoring import mean_iou
 from moco_eval.scoring.mean_iou import Confusion
 
@@ -59,6 +60,13 @@ def test_an_image_without_any_class_has_no_score_and_counts_nowhere():
     scores = confusion.scores(2)
     assert scores.metrics["mIoU"] == pytest.approx(100)
     assert np.isnan(scores.drawn["mIoU_by_image"]).tolist() == [True, False]
+
+
+def test_images_without_any_class_have_no_score():
+    confusion = Confusion(2)
+    confusion.add(torch.tensor([255]), torch.tensor([0]))
+    with pytest.raises(DataError, match="No pixel of the 1 images has a class"):
+        confusion.scores(1)
 
 
 @pytest.mark.parametrize("absent", [(), (2,)])

@@ -60,8 +60,6 @@ def score(split: SceneSplit, results: Sequence[Result], kind: Kind, max_detectio
     sigmas = None
     if kind == "keypoints":
         num_keypoints = len(split.keypoint_names)
-        for each in truth["annotations"]:
-            each["num_keypoints"] = sum(flag > 0 for flag in each["keypoints"][2::3])
         max_detections = MAX_KEYPOINT_DETECTIONS
         if num_keypoints != NUM_COCO_KEYPOINTS:
             sigmas = [OTHER_SIGMA] * num_keypoints

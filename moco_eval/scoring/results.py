@@ -39,7 +39,7 @@ class Detections(Protocol):
 
     @property
     def keypoints(self) -> Tensor | None:
-        """``(n, K, 3)`` x, y and score."""
+        """``(n, K, 3)`` x, y and score, from the pixels' edges as boxes are."""
 
 
 def as_results(image_id: int, detections: Detections, split: SceneSplit) -> list[Result]:
@@ -61,8 +61,9 @@ def as_results(image_id: int, detections: Detections, split: SceneSplit) -> list
         for result, mask in zip(results, detections.masks.cpu().numpy(), strict=True):
             result["segmentation"] = encode(mask)
     if detections.keypoints is not None:
-        flat = detections.keypoints.double().flatten(1).tolist()
-        for result, keypoints in zip(results, flat, strict=True):
+        # COCO counts keypoints in whole pixels, boxes and masks from the pixels' edges.
+        points = detections.keypoints.double() - torch.tensor([0.5, 0.5, 0.0]).to(boxes)
+        for result, keypoints in zip(results, points.flatten(1).tolist(), strict=True):
             result["keypoints"] = keypoints
     return results
 

@@ -80,7 +80,7 @@ def found():
     return result_of
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_case():
     """``(num_images, seed) -> split, results``: sizes, crowds, ties and empty images of all kinds.
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,16 +10,13 @@ FREQUENCIES = ("r", "c", "f")
 
 
 @pytest.fixture
-def make_lvis(make_split, monkeypatch):
+def make_lvis(make_split):
     """A split whose classes are rare, common, frequent, rare ..."""
 
     def make(*scenes, num_classes=3):
+        frequencies = tuple(FREQUENCIES[label % 3] for label in range(num_classes))
         split = make_split(*scenes, num_classes=num_classes)
-        truth = split.truth()
-        for label, category in enumerate(truth["categories"]):
-            category["frequency"] = FREQUENCIES[label % 3]
-        monkeypatch.setattr(type(split), "truth", lambda _: truth)
-        return split
+        return dataclasses.replace(split, frequencies=frequencies)
 
     return make
 

@@ -22,7 +22,8 @@ def test_results_carry_the_json_own_numbers_and_boxes_by_width_and_height(make_s
     assert (result["image_id"], result["category_id"], result["score"]) == (5, 5, 0.5)
     assert result["bbox"] == [1, 2, 5, 2]
     assert masks.decode(result["segmentation"], (48, 64)).sum() == 10
-    assert result["keypoints"] == [1.5, 2.0, 0.25, 3.0, 4.0, 0.5]
+    # The middle of COCO's first pixel is 0.
+    assert result["keypoints"] == [1.0, 1.5, 0.25, 2.5, 3.5, 0.5]
 
 
 def test_what_has_neither_masks_nor_keypoints_says_nothing_of_them(make_scene, make_split):

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from moco_eval import distributed
 from moco_eval.data.coco import Scene, SceneSplit
 from moco_eval.data.sampler import keyed_generator
 from moco_eval.engines.order import SceneBatches, repeat_factors
 from moco_eval.engines.recipe import Recipe
-from moco_eval.errors import DataError
+from moco_eval.engines.views import View, draw_view, whole_view
+from moco_eval.errors import DataError, UsageError
 from moco_eval.training.loading import load
 
 # A cropped object that is thinner is gone, as in Detectron2's filter of empty boxes.
@@ -115,9 +114,10 @@ class _TrainingExamples(Dataset[Example]):
         return len(self.scenes)
 
     def __getitem__(self, index: tuple[int, int]) -> Example:
-        number, scene = index
-        draw = keyed_generator(self.seed, number, scene)
-        return augmented(self.scenes[scene], self.recipe, draw, flips=self.split.keypoint_flips)
+        number, place = index
+        scene, draw = self.scenes[place], keyed_generator(self.seed, number, place)
+        view = draw_view(scene.size, self.recipe, draw)
+        return seen(scene, self.recipe, view, flips=self.split.keypoint_flips)
 
 
 def training_batches(
@@ -130,6 +130,7 @@ def training_batches(
 
     Raises:
         DataError: If fewer scenes than a batch are left.
+        UsageError: If a batch cannot be shared out among the processes.
     """
     scenes = [scene for scene in split.scenes if not scene.crowd.all()]
     if recipe.keypoints:
@@ -139,6 +140,12 @@ def training_batches(
             f"{split.id} has {len(scenes)} scenes with objects, fewer than one batch of "
             f"{recipe.batch_total}. Take a smaller one: --set batch_total=..."
         )
+    world_size = distributed.world_size()
+    if recipe.batch_total % world_size:
+        raise UsageError(
+            f"A batch of {recipe.batch_total} cannot be shared out among {world_size} processes. "
+            f"Take a multiple of {world_size}: --set batch_total=..."
+        )
     examples = _TrainingExamples(scenes, split, recipe, seed)
     repeats = repeat_factors(scenes, recipe.repeat_threshold)
     is_wide = [scene.size[1] > scene.size[0] for scene in scenes]
@@ -147,7 +154,7 @@ def training_batches(
         order = SceneBatches(
             repeats,
             is_wide if recipe.group_by_aspect else None,
-            batch_per_rank=recipe.batch_total // distributed.world_size(),
+            batch_per_rank=recipe.batch_total // world_size,
             seed=seed,
             steps=steps,
         )
@@ -156,124 +163,105 @@ def training_batches(
     return batches
 
 
-def augmented(
-    scene: Scene, recipe: Recipe, draw: torch.Generator, *, flips: Sequence[tuple[int, int]] = ()
+def example_of(scene: Scene, recipe: Recipe, *, side: int) -> Example:
+    """The whole scene with its objects; its short side becomes ``side`` pixels."""
+    return seen(scene, recipe, whole_view(scene.size, side=side, max_side=recipe.max_side))
+
+
+def image_of(scene: Scene, recipe: Recipe) -> Example:
+    """The whole scene as it is tested, without its objects."""
+    view = whole_view(scene.size, side=recipe.short_side_test, max_side=recipe.max_side)
+    return Example(
+        pixels=view.pixels(scene.image()),
+        size=scene.size,
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+    )
+
+
+def seen(
+    scene: Scene, recipe: Recipe, view: View, *, flips: Sequence[tuple[int, int]] = ()
 ) -> Example:
-    """A scene as training sees it: resized or jittered and cropped, and perhaps mirrored.
-
-    Args:
-        scene: Its crowds are left out.
-        recipe: Of sizes and flips.
-        draw: Decides both.
-        flips: Pairs of keypoints that a mirror exchanges, such as the two eyes.
-    """
-    mirrored = recipe.flip and bool(torch.rand((), generator=draw) < 0.5)
-    if recipe.jitter:
-        low, high = recipe.jitter
-        scale = low + (high - low) * float(torch.rand((), generator=draw))
-        example = example_of(scene, recipe, side=scale * recipe.max_side, fit=True)
-        example = _cropped(example, recipe.max_side, torch.rand(2, generator=draw).tolist())
-    else:
-        sides = recipe.short_sides_train
-        side = sides[int(torch.randint(len(sides), (), generator=draw))]
-        example = example_of(scene, recipe, side=side)
-    return _mirrored(example, flips) if mirrored else example
-
-
-def example_of(scene: Scene, recipe: Recipe, *, side: float, fit: bool = False) -> Example:
-    """A scene resized; crowds are left out of what is in it, masks and keypoints as asked for.
+    """What is seen of a scene and of its objects; crowds and what lies beyond are left out.
 
     Args:
         scene: As on disk.
-        recipe: Whether it has masks and keypoints; how long a side may be.
-        side: What the short side becomes; with ``fit`` what the long side becomes.
-        fit: Whether the image is to fit into a square.
+        recipe: Whether there are masks and keypoints.
+        view: What is done to it.
+        flips: Pairs of keypoints that a mirror exchanges, such as the two eyes.
+
+    Raises:
+        DataError: If the image is damaged, or an object lacks its mask or its keypoints.
     """
-    if fit:
-        scale = side / max(scene.size)
-        height, width = (max(1, round(length * scale)) for length in scene.size)
-    else:
-        width, height = resized(scene.size, side=int(side), max_side=recipe.max_side)
-    image = scene.image().resize((width, height), Image.Resampling.BILINEAR)
-    kept = ~scene.crowd
-    scales = torch.tensor([width / scene.size[1], height / scene.size[0]])
-    masks = keypoints = None
-    if recipe.masks:
-        drawn = [_resize_mask(mask, width, height) for mask in scene.masks()[kept]]
-        masks = torch.from_numpy(np.stack(drawn) if drawn else np.zeros((0, height, width), bool))
-    if recipe.keypoints:
-        keypoints = torch.from_numpy(_keypoints_of(scene)[kept]).float()
-        keypoints[..., :2] *= scales
-    return Example(
-        pixels=pil_to_tensor(image),
-        size=scene.size,
-        boxes=torch.from_numpy(scene.boxes[kept]) * scales.repeat(2),
-        labels=torch.from_numpy(scene.labels[kept]),
-        masks=masks,
-        keypoints=keypoints,
-    )
-
-
-def _mirrored(example: Example, flips: Sequence[tuple[int, int]]) -> Example:
-    width = example.pixels.shape[-1]
-    left, top, right, bottom = example.boxes.unbind(1)
-    keypoints = example.keypoints
-    if keypoints is not None:
-        keypoints = keypoints.clone()
-        keypoints[..., 0] = width - keypoints[..., 0]
-        for one, other in flips:
-            keypoints[:, [one, other]] = keypoints[:, [other, one]]
-        # COCO writes what is not annotated as three zeros.
-        keypoints[keypoints[..., 2] == 0] = 0
-    return replace(
-        example,
-        pixels=example.pixels.flip(-1),
-        boxes=torch.stack([width - right, top, width - left, bottom], dim=1),
-        masks=None if example.masks is None else example.masks.flip(-1),
-        keypoints=keypoints,
-    )
-
-
-def _cropped(example: Example, side: int, place: Sequence[float]) -> Example:
-    """At most ``side`` pixels each way, at a place from 0 to 1; what is left of no object goes."""
-    height, width = example.pixels.shape[-2:]
-    top, left = (
-        round(max(length - side, 0) * share)
-        for length, share in zip((height, width), place, strict=True)
-    )
-    bottom, right = min(top + side, height), min(left + side, width)
-    boxes = example.boxes - torch.tensor([left, top, left, top])
-    limits = torch.tensor([right - left, bottom - top] * 2)
-    boxes = boxes.clamp(min=torch.zeros(4), max=limits)
-    masks = example.masks
+    objects = np.flatnonzero(~scene.crowd)
+    boxes = torch.from_numpy(view.boxes(scene.boxes[objects])).float()
+    masks = _masks_of(scene, objects.tolist(), view) if recipe.masks else None
     if masks is not None:
-        masks = masks[:, top:bottom, left:right]
-        boxes = _around(masks)
+        boxes = _tightened(boxes, masks, scene.boxes[objects], view)
     kept = ((boxes[:, 2:] - boxes[:, :2]) > MIN_SIDE).all(1)
-    keypoints = example.keypoints
-    if keypoints is not None:
-        keypoints = keypoints - torch.tensor([left, top, 0])
-        outside = ((keypoints[..., :2] < 0) | (keypoints[..., :2] >= limits[:2])).any(-1)
-        keypoints[outside | (keypoints[..., 2] == 0)] = 0
-    return replace(
-        example,
-        pixels=example.pixels[:, top:bottom, left:right],
+    if masks is not None:
+        kept &= masks.flatten(1).any(1)
+    keypoints = None
+    if recipe.keypoints:
+        placed = _placed_keypoints(_keypoints_of(scene)[objects], view, flips)
+        keypoints = torch.from_numpy(placed).float()[kept]
+    return Example(
+        pixels=view.pixels(scene.image()),
+        size=scene.size,
         boxes=boxes[kept],
-        labels=example.labels[kept],
+        labels=torch.from_numpy(scene.labels[objects])[kept],
         masks=None if masks is None else masks[kept],
-        keypoints=None if keypoints is None else keypoints[kept],
+        keypoints=keypoints,
     )
 
 
-def _around(masks: Tensor) -> Tensor:
-    """The tightest box of each mask ``(n, h, w)``; zeros where it is empty."""
-    boxes = torch.zeros(len(masks), 4)
-    for box, mask in zip(boxes, masks, strict=True):
-        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-        if len(rows):
-            corners = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-            box[:] = torch.tensor([int(corner) for corner in corners])
-    return boxes
+def _masks_of(scene: Scene, objects: Sequence[int], view: View) -> Tensor:
+    masks = torch.zeros(len(objects), *view.shape, dtype=torch.bool)
+    for mask, number in zip(masks, objects, strict=True):
+        segmentation = scene.segmentations[number]
+        if not segmentation:
+            raise DataError(
+                f"An object in {scene.path} has no segmentation. Its masks can neither be "
+                "trained nor scored; its boxes can: moco-eval detect."
+            )
+        try:
+            mask[:] = view.mask(segmentation)
+        except DataError as error:
+            raise DataError(f"{scene.path}: {error}") from error
+    return masks
+
+
+def _tightened(boxes: Tensor, masks: Tensor, whole: NDArray[np.float32], view: View) -> Tensor:
+    """Close around what is left of the objects that a crop cuts, as ViTDet's boxes are."""
+    height, width = view.shape
+    corners = torch.from_numpy(view.points(whole.reshape(-1, 2, 2))).flatten(1)
+    is_cut = ((corners < 0) | (corners > torch.tensor([width, height] * 2))).any(1)
+    tightened = boxes.clone()
+    for box, mask, cut in zip(tightened, masks, is_cut.tolist(), strict=True):
+        if cut and mask.any():
+            rows, columns = (mask.any(dim).nonzero().flatten() for dim in (1, 0))
+            around = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            # A mask is known to the pixel: a side that is nearer stays where it is.
+            box[:] = torch.where((around - box).abs() < 1, box, around.float())
+    return tightened
+
+
+def _placed_keypoints(
+    keypoints: NDArray[np.float32], view: View, flips: Sequence[tuple[int, int]]
+) -> NDArray[np.float64]:
+    placed = np.asarray(keypoints, np.float64)
+    # Keypoints are counted in whole pixels, boxes and masks from the pixels' edges.
+    places = view.points(placed[..., :2] + 0.5)
+    within = np.all((places >= 0) & (places <= view.shape[::-1]), axis=-1, keepdims=True)
+    placed = np.concatenate([places, placed[..., 2:] * within], axis=-1)
+    if view.mirrored:
+        order = np.arange(placed.shape[1])
+        for one, other in flips:
+            order[[one, other]] = other, one
+        placed = placed[:, order]
+    # COCO writes what is not annotated as three zeros.
+    placed[placed[..., 2] == 0] = 0
+    return placed
 
 
 def _has_keypoints(scene: Scene) -> bool:
@@ -287,19 +275,3 @@ def _keypoints_of(scene: Scene) -> NDArray[np.float32]:
             "that has them, such as coco2017-keypoints:DIR, or a recipe without."
         )
     return scene.keypoints
-
-
-def resized(size: tuple[int, int], *, side: int, max_side: int) -> tuple[int, int]:
-    """Width and height of an image of ``size`` (height, width) whose short side becomes ``side``.
-
-    The long side is at most ``max_side``; rounding as in Detectron2's ResizeShortestEdge.
-    """
-    height, width = size
-    scale = side / min(height, width)
-    scale = min(scale, max_side / max(height, width))
-    return int(width * scale + 0.5), int(height * scale + 0.5)
-
-
-def _resize_mask(mask: Any, width: int, height: int) -> Any:
-    resampled = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(resampled, dtype=np.bool_)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from torch.utils.data import BatchSampler, Dataset
 
 from moco_eval import distributed, engines, recipes
 from moco_eval.data.coco import SceneData, SceneSplit
 from moco_eval.data.sampler import draw_key
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.engines.examples import Detector, example_of, training_batches
+from moco_eval.engines.examples import (
+    Detections,
+    Detector,
+    Example,
+    image_of,
+    training_batches,
+)
 from moco_eval.engines.gate import Proof, check_backbone
 from moco_eval.engines.loop import Job, fit
 from moco_eval.engines.recipe import Recipe
+from moco_eval.errors import PreemptedError
 from moco_eval.files import atomic_file, write_text
+from moco_eval.progress import Progress
 from moco_eval.scoring import as_results
 from moco_eval.training.checkpoint import FOLDER
+from moco_eval.training.loading import load
+from moco_eval.training.signals import StopRequest
 
 DETECTIONS = "detections.json"
 WEIGHTS = "model.pth"
@@ -54,7 +66,7 @@ def build_detector(
         detector = build(
             encoder, recipe, num_classes=len(data.classes), num_keypoints=num_keypoints
         )
-    shown = example_of(data.test.scenes[0], recipe, side=recipe.short_side_test)
+    shown = image_of(data.test.scenes[0], recipe)
     return detector, check_backbone(detector, encoder, shown.pixels)
 
 
@@ -84,10 +96,11 @@ def train(  # noqa: PLR0913 - what it trains, on what, and where
     device = encoder.device.type
     batches = training_batches(scenes, recipe, seed=seed, num_workers=num_workers, device=device)
     identity = {
-        "detector": type(detector).__module__,
+        "engine": type(detector).__module__,
         "encoder": encoder.tensor_sha256(),
-        "recipe": recipes.as_dict(recipe),
-        "data": f"{scenes.id}, {len(scenes)} scenes, {sum(len(s.labels) for s in scenes.scenes)}",
+        "input": asdict(encoder.input),
+        "config": recipes.as_dict(recipe),
+        "data": f"{scenes.id}, {len(scenes)} scenes, {_fingerprint(scenes)}",
         "seed": seed,
     }
     name = f"training on {len(scenes)} scenes"
@@ -97,7 +110,12 @@ def train(  # noqa: PLR0913 - what it trains, on what, and where
 
 
 def detect(
-    detector: Detector, recipe: Recipe, scenes: SceneSplit, *, work_dir: Path
+    detector: Detector,
+    recipe: Recipe,
+    scenes: SceneSplit,
+    *,
+    work_dir: Path,
+    num_workers: int = 0,
 ) -> list[dict[str, Any]]:
     """Detect in every scene once, and write ``work_dir/detections.json``, COCO's results list.
 
@@ -105,28 +123,70 @@ def detect(
 
     Returns:
         The list, with the json's own image and category numbers, masks as run lengths.
+
+    Raises:
+        DataError: If an image cannot be loaded.
+        PreemptedError: If the process was asked to stop; nothing is kept of what it found.
     """
     detector.eval()
     rank, world_size = distributed.rank(), distributed.world_size()
-    own = [
-        as_results(
-            scene.image_id,
-            detector.detect(example_of(scene, recipe, side=recipe.short_side_test)),
-            scenes,
-        )
-        for scene in tqdm(
-            scenes.scenes[rank::world_size],
-            desc="detecting",
-            leave=False,
-            disable=None if rank == 0 else True,
-        )
-    ]
+    share = range(rank, len(scenes), world_size)
+    device = next(detector.parameters()).device.type
+    images = load(
+        _TestImages(scenes, recipe),
+        BatchSampler(share, 1, drop_last=False),
+        num_workers=num_workers,
+        device=device,
+        collate=list,
+    )
+    own = []
+    progress = Progress("detecting", total=len(share), unit="image", quiet=rank > 0)
+    with closing(progress), StopRequest().listening() as stop:
+        for number, [example] in zip(share, images, strict=True):
+            if stop.reason:
+                raise PreemptedError(
+                    f"Stopped by {stop.reason} after {progress.done} of {len(share)} images. The "
+                    "same command detects in all of them, without training again."
+                )
+            found = _in_whole_pixels(detector.detect(example))
+            own.append(as_results(scenes.scenes[number].image_id, found, scenes))
+            progress.show({})
     by_scene = distributed.gather_dealt_objects(own)
     assert len(by_scene) == len(scenes), f"{len(by_scene)} of {len(scenes)} scenes"
-    results = [result for found in by_scene for result in found]
+    results = [result for each in by_scene for result in each]
     if rank == 0:
         write_text(work_dir / DETECTIONS, json.dumps(results))
     return results
+
+
+class _TestImages(Dataset[Example]):
+    def __init__(self, scenes: SceneSplit, recipe: Recipe) -> None:
+        self.scenes = scenes
+        self.recipe = recipe
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Example:
+        return image_of(self.scenes.scenes[index], self.recipe)
+
+
+def _in_whole_pixels(found: Detections) -> Detections:
+    """Keypoints as COCO counts them: the middle of the first pixel is 0, not a half."""
+    if found.keypoints is None:
+        return found
+    half = found.keypoints.new_tensor([0.5, 0.5, 0.0])
+    return replace(found, keypoints=found.keypoints - half)
+
+
+def _fingerprint(scenes: SceneSplit) -> str:
+    """A hash of what is trained on but the pixels: images, boxes and classes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for scene in scenes.scenes:
+        digest.update(f"{scene.image_id} {scene.path.name} {scene.size}".encode())
+        for part in (scene.boxes, scene.labels, scene.crowd):
+            digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
 def keep_weights(detector: Detector, work_dir: Path) -> None:

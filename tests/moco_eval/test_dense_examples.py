@@ -1,54 +1,17 @@
 import dataclasses
-import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from moco_eval.data.coco import read_split
-from moco_eval.engines.examples import example_of, resized, training_batches
+from moco_eval.engines.examples import example_of, image_of, training_batches
 from moco_eval.errors import DataError, UsageError
 
 
-def batches(data, recipe, *, seed=0, with_masks=False, count=6):
-    drawn = training_batches(data.train, recipe, seed=seed, with_masks=with_masks)
-    return list(itertools.islice(drawn, count))
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        # COCO's most common size: 800 of 480 is 5/3, and 5/3 of 640 is 1066.7.
-        ((480, 640), (1067, 800)),
-        # 800 of 300 would make the long side 2400: 1333 of 900 is 1.481, of 300 it is 444.3.
-        ((300, 900), (1333, 444)),
-        ((900, 300), (444, 1333)),
-    ],
-)
-def test_the_short_side_is_asked_for_and_the_long_side_is_limited(size, expected):
-    assert resized(size, side=800, max_side=1333) == expected
-
-
-def test_boxes_and_masks_are_resized_with_their_image(tiny_data, tiny_recipe):
-    # Twice the size: 64x48 becomes 128x96; the first box is 4 + 1, 5 to 25, 29.
-    twice = dataclasses.replace(tiny_recipe, short_sides_train=(96,))
-    example = example_of(tiny_data.train.scenes[0], twice, side=96, with_masks=True)
-    assert example.pixels.shape == (3, 96, 128)
-    assert example.size == (48, 64)
-    assert example.boxes[0].tolist() == [10, 10, 50, 58]
-    assert example.masks[0, 10:58, 10:50].all()
-    assert example.masks[0].sum() == 48 * 40
-
-
-def test_a_mirrored_image_has_mirrored_boxes_and_masks(tiny_data, tiny_recipe):
-    scene = tiny_data.train.scenes[0]
-    plain = example_of(scene, tiny_recipe, side=48, with_masks=True)
-    mirrored = example_of(scene, tiny_recipe, side=48, with_masks=True, mirrored=True)
-    assert torch.equal(mirrored.pixels, plain.pixels.flip(2))
-    # Left and right of 64 pixels change places: 5..25 becomes 39..59.
-    assert mirrored.boxes[0].tolist() == [39, 5, 59, 29]
-    assert mirrored.masks[0, 5:29, 39:59].all()
-    assert mirrored.masks[0].sum() == 24 * 20
+def batches(data, recipe, *, seed=0, count=6, **more):
+    return list(training_batches(data.train, recipe, seed=seed, **more)(range(count)))
 
 
 def test_half_of_the_images_are_mirrored_only_where_the_recipe_says_so(tiny_data, tiny_recipe):
@@ -90,6 +53,71 @@ def test_crowds_and_empty_scenes_are_not_trained_on(tiny_data, tiny_recipe, coco
     # Eight images are left, each once an epoch, the first one with its second object alone.
     assert sorted(map(len, boxes)) == [1, 2, 2, 2, 2, 2, 2, 2]
     assert [[36, 11, 52, 31]] in boxes
+
+
+def test_workers_change_nothing(tiny_data, tiny_recipe):
+    varied = dataclasses.replace(tiny_recipe, flip=True, short_sides_train=(40, 44, 48), masks=True)
+    alone = batches(tiny_data, varied, count=4)
+    shared = batches(tiny_data, varied, count=4, num_workers=2)
+    for one, other in zip(alone, shared, strict=True):
+        for example, same in zip(one, other, strict=True):
+            assert torch.equal(example.pixels, same.pixels)
+            assert torch.equal(example.boxes, same.boxes)
+            assert torch.equal(example.masks, same.masks)
+
+
+def test_a_damaged_image_is_named(tiny_data, tiny_recipe):
+    path = tiny_data.train.scenes[3].path
+    path.write_bytes(path.read_bytes()[:100])
+    for num_workers in (0, 1):
+        with pytest.raises(DataError, match=path.name):
+            batches(tiny_data, tiny_recipe, num_workers=num_workers)
+
+
+def test_difficult_objects_are_trained_on(tiny_data, tiny_recipe):
+    scene = dataclasses.replace(tiny_data.train.scenes[0], difficult=np.array([True, False]))
+    assert len(example_of(scene, tiny_recipe, side=48).boxes) == 2
+
+
+def test_where_keypoints_are_trained_scenes_without_any_are_left_out(tiny_data, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, detector="fpn", keypoints=True)
+    places = np.array([[[8, 9, 2]], [[40, 30, 2]]], np.float32)
+    # Only of the first four scenes is a keypoint annotated.
+    scenes = tuple(
+        dataclasses.replace(scene, keypoints=places * (number < 4))
+        for number, scene in enumerate(tiny_data.train.scenes)
+    )
+    data = dataclasses.replace(tiny_data, train=dataclasses.replace(tiny_data.train, scenes=scenes))
+    found = [example for batch in batches(data, recipe, count=2) for example in batch]
+    assert sorted(float(example.boxes[0, 0]) for example in found) == [5, 6, 7, 8]
+    assert found[0].keypoints.tolist() == [[[8.5, 9.5, 2]], [[40.5, 30.5, 2]]]
+    with pytest.raises(DataError, match=r"have no keypoints, which this recipe trains"):
+        batches(tiny_data, recipe)
+
+
+def test_a_scene_is_tested_without_a_look_at_its_objects(tiny_data, tiny_recipe):
+    bare = dataclasses.replace(tiny_data.test.scenes[0], segmentations=(None, None))
+    example = image_of(bare, dataclasses.replace(tiny_recipe, masks=True))
+    assert example.pixels.shape == (3, 48, 64)
+    assert len(example.boxes) == 0
+
+
+def refused(data, recipe):
+    with pytest.raises(UsageError) as error:
+        batches(data, recipe)
+    return str(error.value)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tiny_data, tiny_recipe, on_ranks):
+    odd = dataclasses.replace(tiny_recipe, batch_total=3)
+    assert (
+        on_ranks(2, refused, tiny_data, odd)
+        == [
+            "A batch of 3 cannot be shared out among 2 processes. Take a multiple of 2: "
+            "--set batch_total=..."
+        ]
+        * 2
+    )
 
 
 def test_fewer_scenes_than_a_batch_are_refused(tiny_data, tiny_recipe):

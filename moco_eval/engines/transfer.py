@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,7 @@ from moco_eval import distributed, engines, recipes
 from moco_eval.data.coco import SceneData, SceneSplit
 from moco_eval.data.sampler import draw_key
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.engines.examples import (
-    Detections,
-    Detector,
-    Example,
-    image_of,
-    training_batches,
-)
+from moco_eval.engines.examples import Detector, Example, image_of, training_batches
 from moco_eval.engines.gate import Proof, check_backbone
 from moco_eval.engines.loop import Job, fit
 from moco_eval.engines.recipe import Recipe
@@ -148,8 +142,8 @@ def detect(
                     f"Stopped by {stop.reason} after {progress.done} of {len(share)} images. The "
                     "same command detects in all of them, without training again."
                 )
-            found = _in_whole_pixels(detector.detect(example))
-            own.append(as_results(scenes.scenes[number].image_id, found, scenes))
+            image_id = scenes.scenes[number].image_id
+            own.append(as_results(image_id, detector.detect(example), scenes))
             progress.show({})
     by_scene = distributed.gather_dealt_objects(own)
     assert len(by_scene) == len(scenes), f"{len(by_scene)} of {len(scenes)} scenes"
@@ -169,14 +163,6 @@ class _TestImages(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         return image_of(self.scenes.scenes[index], self.recipe)
-
-
-def _in_whole_pixels(found: Detections) -> Detections:
-    """Keypoints as COCO counts them: the middle of the first pixel is 0, not a half."""
-    if found.keypoints is None:
-        return found
-    half = found.keypoints.new_tensor([0.5, 0.5, 0.0])
-    return replace(found, keypoints=found.keypoints - half)
 
 
 def _fingerprint(scenes: SceneSplit) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from moco_eval.encoders.encoder import Encoder
+from moco_eval.encoders.exports.vitdet import is_transformer
 from moco_eval.encoders.networks import has_resnet_parts, stages_of
 from moco_eval.environment import DETECTRON2_INSTALL
 from moco_eval.errors import UsageError, unknown
@@ -34,16 +35,19 @@ def choose(name: str, encoder: Encoder) -> str:
 
     Args:
         name: ``auto``, ``detectron2`` or ``torchvision``.
-        encoder: Detectron2's detectors are built of ResNets here.
+        encoder: Detectron2's detectors are built of ResNets and plain transformers here.
 
     Raises:
         UsageError: If there is no such engine, or Detectron2 is asked for where it is absent or
-            for an encoder that is no ResNet.
+            for an encoder that is neither.
     """
     require_engine(name)
     # An encoder that no engine takes is refused before one is asked for.
-    stages_of(encoder.network)
-    fits, installed = has_resnet_parts(encoder.network), has_detectron2()
+    is_plain = is_transformer(encoder)
+    if not is_plain:
+        stages_of(encoder.network)
+    fits = is_plain or has_resnet_parts(encoder.network)
+    installed = has_detectron2()
     if name == "auto":
         return "detectron2" if installed and fits else "torchvision"
     if name == "detectron2" and not installed:
@@ -53,7 +57,8 @@ def choose(name: str, encoder: Encoder) -> str:
         )
     if name == "detectron2" and not fits:
         raise UsageError(
-            "Detectron2's detector is built of ResNets here, and this encoder is none. "
+            "Detectron2's detector is built of ResNets and plain transformers here, and this "
+            "encoder is neither. "
             "Try --engine torchvision"
         )
     return name

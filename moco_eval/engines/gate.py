@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from moco_eval.data.images import InputSpec, normalize
 from moco_eval.encoders.encoder import Encoder, is_counter
 from moco_eval.engines.examples import Detector
+from moco_eval.engines.transformer import LAST, is_plain, last_map, patch_of, trunk_tensors
 from moco_eval.errors import CheckpointError
 
 # Two implementations of the same layers differ by rounding alone.
@@ -72,7 +75,7 @@ def check_tensors(backbone: Mapping[str, Tensor], encoder: Encoder) -> int:
     Raises:
         CheckpointError: With those that are missing, left over or different.
     """
-    expected, found = _counted(encoder.tensors()), _counted(backbone)
+    expected, found = _counted(_expected(backbone, encoder)), _counted(backbone)
     wrong = [f"missing: {name}" for name in expected if name not in found]
     wrong += [f"not the encoder's: {name}" for name in found if name not in expected]
     wrong += [
@@ -94,6 +97,18 @@ def _refusal(encoder: Encoder, wrong: list[str], of: str, reason: str) -> Checkp
     )
 
 
+def _expected(backbone: Mapping[str, Tensor], encoder: Encoder) -> dict[str, Tensor]:
+    """All of the encoder's tensors; of a transformer in a detector what detectors have of it.
+
+    That is none of what they leave out; a backbone with some of it must have all.
+    """
+    tensors = encoder.tensors()
+    if not is_plain(encoder):
+        return tensors
+    kept = trunk_tensors(encoder)
+    return tensors if (tensors.keys() - kept.keys()) & backbone.keys() else kept
+
+
 def _counted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # No output depends on BatchNorm's step counters.
     return {name: tensor for name, tensor in tensors.items() if not is_counter(name)}
@@ -105,12 +120,21 @@ def _levels(
     """The detector's levels, of the encoder fed as ``spec`` says and of itself."""
     # To whole strides: with what is left of an image, detectors and networks deal each as they do.
     height, width = pixels.shape[1:]
-    pixels = F.pad(pixels, (0, -width % COARSEST, 0, -height % COARSEST))
+    # A transformer's pyramid ends at twice its patch.
+    multiple = math.lcm(COARSEST, 2 * patch_of(encoder)) if is_plain(encoder) else COARSEST
+    pixels = F.pad(pixels, (0, -width % multiple, 0, -height % multiple))
     detector.eval()
     found = detector.levels(pixels)
     images = normalize(pixels[None].to(encoder.device), spec)
-    expected = encoder.levels(images)
+    expected = _own_maps(encoder, images)
     return {name: expected[name] for name in found}, found
+
+
+def _own_maps(encoder: Encoder, images: Tensor) -> dict[str, Tensor]:
+    if not is_plain(encoder):
+        return encoder.levels(images)
+    with torch.inference_mode():
+        return {LAST: last_map(encoder.network, images)}
 
 
 def _compared(
@@ -132,7 +156,7 @@ def _compared(
 def _reason(detector: Detector, encoder: Encoder, pixels: Tensor) -> str:
     """What explains the difference: the encoder fed otherwise gives the detector's features."""
     spec = encoder.input
-    other = "BGR" if spec.channel_order == "RGB" else "RGB"
+    other: Literal["RGB", "BGR"] = "BGR" if spec.channel_order == "RGB" else "RGB"
     swapped = dataclasses.replace(
         spec, channel_order=other, mean=spec.mean[::-1], std=spec.std[::-1]
     )

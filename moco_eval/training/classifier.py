@@ -73,7 +73,7 @@ def prepare(
         UsageError: If the network has no residual branches that can be left out.
     """
     if drop_path:
-        _drop_paths(model.encoder, drop_path)
+        drop_paths(model.encoder, drop_path)
     for module in model.modules():
         if batch_norm_momentum and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = batch_norm_momentum
@@ -148,7 +148,7 @@ def _stage_of(name: str, stages: Iterable[str]) -> int:
     return numbers[0] if numbers else 0
 
 
-def _drop_paths(network: nn.Module, rate: float) -> None:
+def drop_paths(network: nn.Module, rate: float) -> None:
     """Stochastic depth as timm builds it: block by block from 0 to ``rate``."""
     from timm.layers.drop import DropPath
 

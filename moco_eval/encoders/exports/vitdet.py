@@ -65,14 +65,14 @@ def prepare(encoder: Encoder, *, position_size: int | None = None) -> Export:
     Raises:
         UsageError: If ViTDet has no such transformer, with all reasons.
     """
-    if reasons := list(_objections(encoder.network)) or _misfits(encoder):
+    if reasons := objections(encoder):
         raise UsageError(
             f"{encoder.arch} cannot be written for detectron2: it has {shortened(reasons)}. "
             "Take --to timm, and a detector on timm's own network."
         )
     positions = _positions(encoder.network, position_size)
-    plan = _plan_of(encoder.network, positions)
-    tensors = _folded(encoder) | {"pos_embed": positions}
+    plan = plan_of(encoder.network, positions)
+    tensors = folded_tensors(encoder) | {"pos_embed": positions}
     record = record_of(encoder, encoder.arch)
 
     def write(path: Path) -> None:
@@ -127,7 +127,12 @@ def yaml_of(encoder: Encoder, plan: Plan, name: str) -> str:
     return config_text(encoder, comments, section={KEY: dataclasses.asdict(plan)})
 
 
-def _objections(network: nn.Module) -> Iterator[str]:
+def objections(encoder: Encoder) -> list[str]:
+    """What ViTDet cannot express of a transformer, each in a few words; empty if it fits."""
+    return list(_structure_objections(encoder.network)) or _misfits(encoder)
+
+
+def _structure_objections(network: nn.Module) -> Iterator[str]:
     """What ViTDet cannot express, each in a few words."""
     from timm.models.vision_transformer import VisionTransformer
 
@@ -226,7 +231,8 @@ def _positions(network: nn.Module, size: int | None) -> Tensor:
     return resampled.contiguous()
 
 
-def _plan_of(network: nn.Module, positions: Tensor) -> Plan:
+def plan_of(network: nn.Module, positions: Tensor) -> Plan:
+    """What ViTDet is told of ``network``, whose position embedding is ``positions``."""
     parts: Any = network
     block, patch = parts.blocks[0], parts.patch_embed.patch_size[0]
     side = math.isqrt(positions.shape[1])
@@ -245,7 +251,7 @@ def _plan_of(network: nn.Module, positions: Tensor) -> Plan:
     )
 
 
-def _folded(encoder: Encoder) -> dict[str, Tensor]:
+def folded_tensors(encoder: Encoder) -> dict[str, Tensor]:
     """Patch projection and blocks; each LayerScale multiplied into the layer before it."""
     tensors = tensors_of(encoder)
     for name in [name for name in tensors if name.endswith(".gamma")]:

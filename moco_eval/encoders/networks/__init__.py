@@ -235,8 +235,8 @@ def _require_any_size(network: nn.Module) -> None:
 def _without_levels(network: nn.Module) -> UsageError:
     return UsageError(
         f"A {type(network).__name__} has no levels res2 to res5: no stem and four stages that end "
-        "at strides 4, 8, 16 and 32. Detection and segmentation take ResNets and timm's ConvNeXt, "
-        "RegNet and Swin; for plain transformers their recipes are yet to come. linear, knn, "
+        "at strides 4, 8, 16 and 32. Detection and segmentation take ResNets, timm's ConvNeXt, "
+        "RegNet and Swin, and plain transformers where a recipe has a pyramid. linear, knn, "
         "finetune, lowshot and svm take this encoder."
     )
 

@@ -16,6 +16,7 @@ from moco_eval.encoders.exports.detectron2 import resnet_lines
 from moco_eval.encoders.networks import has_resnet_parts
 from moco_eval.engines.detectron.opts import Decided, merge_opts
 from moco_eval.engines.recipe import Recipe
+from moco_eval.engines.transformer import strides_of
 from moco_eval.errors import UsageError
 
 # The trained norms, as Detectron2 calls them.
@@ -256,9 +257,8 @@ def _of_detector(encoder: Encoder, recipe: Recipe) -> dict[str, Decided]:
 
 
 def _pyramid_strides(encoder: Encoder) -> tuple[int, ...]:
-    # A plain transformer's pyramid is made of one map, and has the strides of a ResNet's.
     if not has_resnet_parts(encoder.network):
-        return (4, 8, 16, 32)
+        return strides_of(encoder)
     return level_strides(encoder)
 
 

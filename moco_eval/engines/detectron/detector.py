@@ -33,8 +33,10 @@ from moco_eval import distributed
 from moco_eval.encoders.encoder import Encoder, is_counter
 from moco_eval.engines.detectron.body import Body, backbone_of
 from moco_eval.engines.detectron.configuration import choose_norm, configuration, differences
+from moco_eval.engines.detectron.vit import transformer_body
 from moco_eval.engines.examples import Detections, Detector, Example
 from moco_eval.engines.recipe import Recipe
+from moco_eval.engines.transformer import is_plain, layers_of, require_fit, trunk_tensors
 from moco_eval.errors import CheckpointError
 
 # Objects' anchors of an image, before any were counted; Detectron2's.
@@ -65,6 +67,7 @@ class Detectron(Detector):
         self, encoder: Encoder, recipe: Recipe, *, num_classes: int, num_keypoints: int = 0
     ) -> None:
         super().__init__()
+        require_fit(encoder, recipe)
         norm, self.norms = choose_norm(
             recipe,
             encoder,
@@ -74,9 +77,11 @@ class Detectron(Detector):
         self.cfg = configuration(
             recipe, encoder, num_classes=num_classes, num_keypoints=num_keypoints, norm=norm
         )
-        body = backbone_of(encoder, recipe, self.cfg, norm=norm)
+        body_of = transformer_body if is_plain(encoder) else backbone_of
+        body = body_of(encoder, recipe, self.cfg, norm=norm)
         self.names = dict(body.names)
         self.stages = dict(body.stages)
+        self.layer_of = layers_of(encoder)
         self.prefixes = body.prefixes
         self.model: Any = _build_model(self.cfg, body, norm)
         if isinstance(self.model, SharedRetinaNet):
@@ -149,6 +154,14 @@ class Detectron(Detector):
             found["res5"] = self.model.roi_heads.res5[:-1](found["res4"])
         return found
 
+    def layers(self) -> dict[str, int]:
+        """The number of each parameter's layer in a transformer, from 0, for ``layer_decay``."""
+        return {
+            f"model.{place}": self.layer_of[name]
+            for place, name in self.names.items()
+            if name in self.layer_of
+        }
+
     def settings(self) -> dict[str, Any]:
         """The entries of Detectron2's configuration that are not its defaults, by dotted keys."""
         return differences(self.cfg)
@@ -158,7 +171,8 @@ class Detectron(Detector):
         return isinstance(getattr(self.model, "roi_heads", None), Res5ROIHeads)
 
     def _fill(self, encoder: Encoder) -> None:
-        tensors, own = encoder.tensors(), self.model.state_dict()
+        tensors = trunk_tensors(encoder) if is_plain(encoder) else encoder.tensors()
+        own = self.model.state_dict()
         # A frozen norm counts no steps, and nothing depends on the count.
         wrong = [
             f"has no place in it: {name}"

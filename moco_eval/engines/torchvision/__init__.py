@@ -10,6 +10,8 @@ from moco_eval.engines.torchvision.c4 import C4Detector
 from moco_eval.engines.torchvision.pooled import PooledDetector
 from moco_eval.engines.torchvision.retinanet import RetinaNetDetector
 from moco_eval.engines.torchvision.stages import DilatedFive, Pyramid
+from moco_eval.engines.torchvision.vit import TransformerPyramid
+from moco_eval.engines.transformer import is_plain, require_fit
 
 
 def build(
@@ -26,12 +28,16 @@ def build(
     Raises:
         UsageError: If this engine has no such detector, or the encoder is no backbone of it.
     """
+    require_fit(encoder, recipe)
     if recipe.detector == "c4":
         return C4Detector(encoder, recipe, num_classes=num_classes)
     if recipe.detector == "retinanet":
         return RetinaNetDetector(encoder, recipe, num_classes=num_classes)
     body: Backbone
-    body = (DilatedFive if recipe.detector == "dc5" else Pyramid)(encoder, recipe)
+    if is_plain(encoder):
+        body = TransformerPyramid(encoder, recipe)
+    else:
+        body = (DilatedFive if recipe.detector == "dc5" else Pyramid)(encoder, recipe)
     return PooledDetector(
         encoder, recipe, body, num_classes=num_classes, num_keypoints=num_keypoints
     )

@@ -13,6 +13,7 @@ from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines.examples import Detector
 from moco_eval.engines.torchvision.backbone import Backbone
 from moco_eval.engines.torchvision.boxes import batch_images
+from moco_eval.engines.transformer import layers_of
 
 
 class BuiltDetector(Detector):
@@ -27,6 +28,7 @@ class BuiltDetector(Detector):
         super().__init__()
         self.input = encoder.input
         self.body = body
+        self.layer_of = layers_of(encoder)
 
     @property
     def device(self) -> torch.device:
@@ -50,3 +52,7 @@ class BuiltDetector(Detector):
     def levels(self, pixels: Tensor) -> dict[str, Tensor]:
         """The encoder's maps of one image, as far as the backbone computes the same."""
         return self.body.levels(self.images([pixels]).tensors)
+
+    def layers(self) -> dict[str, int]:
+        """The number of each parameter's layer in a transformer, from 0, for ``layer_decay``."""
+        return {f"body.network.{name}": number for name, number in self.layer_of.items()}

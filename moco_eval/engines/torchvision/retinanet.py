@@ -18,6 +18,8 @@ from moco_eval.engines.torchvision.anchors import ASPECT_RATIOS, Anchors, size_p
 from moco_eval.engines.torchvision.boxes import has_area, place
 from moco_eval.engines.torchvision.detector import BuiltDetector
 from moco_eval.engines.torchvision.stages import Pyramid
+from moco_eval.engines.torchvision.vit import TransformerPyramid
+from moco_eval.engines.transformer import is_plain
 from moco_eval.errors import UsageError
 
 # A level's anchors are a third of an octave apart.
@@ -47,7 +49,7 @@ class RetinaNetDetector(BuiltDetector):
                 "The torchvision engine's RetinaNet has no norms in its heads. Take the other "
                 "engine: --engine detectron2, or: --set head_norm=false"
             )
-        body = Pyramid(encoder, recipe)
+        body = (TransformerPyramid if is_plain(encoder) else Pyramid)(encoder, recipe)
         super().__init__(encoder, body)
         self.num_classes = num_classes
         self.box_loss_beta = recipe.box_loss_beta
@@ -131,8 +133,8 @@ class RetinaNetDetector(BuiltDetector):
 
         Unlike Detectron2's, over all ranks: so it is the same on each, and one checkpoint has it.
         """
-        share = distributed.total(num_objects.double()) / distributed.world_size()
-        self.normalizer.mul_(KEPT).add_(share.clamp(min=1), alpha=1 - KEPT)
+        share = distributed.total(num_objects.double().clamp(min=1)) / distributed.world_size()
+        self.normalizer.mul_(KEPT).add_(share, alpha=1 - KEPT)
         return self.normalizer.float()
 
     def _candidates(

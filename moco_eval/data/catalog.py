@@ -20,6 +20,7 @@ from moco_eval.data.folders import (
 from moco_eval.data.hugging_face import open_hugging_face
 from moco_eval.data.listings import open_list, open_table
 from moco_eval.data.named import open_by_class, open_named
+from moco_eval.data.scene_sets import SCENE_SETS, open_scene_set
 from moco_eval.data.scenes import open_digit_scenes
 from moco_eval.data.semantic import SemanticData, of_scenes, open_masks
 from moco_eval.data.semantic_sets import open_cityscapes, open_voc_augmented
@@ -114,18 +115,23 @@ def open_pretraining(spec: str) -> TrainingImages:
 
 
 def open_scenes(spec: str) -> SceneData:
-    """Open ``digits-scenes[:DIR]`` or ``coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON``.
+    """Open ``digits-scenes[:DIR]``, a set of ``SCENE_SETS`` such as ``voc07:DIR``, or COCO files.
+
+    The last are written ``coco:IMAGES:JSON`` or
+    ``coco:TRAIN_IMAGES:TRAIN_JSON:TEST_IMAGES:TEST_JSON``.
 
     Raises:
         UsageError: If the specification is of no known kind.
-        DataError: If what it names is missing, empty or no COCO file.
+        DataError: If what it names is missing, empty or of another layout.
     """
     kind, _, rest = spec.partition(":")
     if kind == "coco":
         return open_coco(rest)
     if kind == "digits-scenes":
         return open_digit_scenes(Path(rest) if rest else None)
-    raise unknown("kind of scenes", kind, ("coco", "digits-scenes"))
+    if kind in SCENE_SETS:
+        return open_scene_set(kind, rest)
+    raise unknown("kind of scenes", kind, ("coco", "digits-scenes", *SCENE_SETS))
 
 
 def open_semantic(spec: str) -> SemanticData:

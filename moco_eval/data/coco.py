@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ from moco_eval.files import sha256_of
 
 # IMAGES:JSON holds out one image in this many for testing.
 HOLD_OUT = 5
+# What LVIS says of an image besides, for its scoring.
+EXTRA = ("neg_category_ids", "not_exhaustive_category_ids")
+# Whose average precision the field reports on a data set.
+Scoring = Literal["coco", "voc07", "voc12", "lvis", "cityscapes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,9 @@ class SceneSplit:
         num_dropped: Objects left out because nothing of their box lies within the image.
         keypoint_names: Of each object, where it has keypoints.
         keypoint_flips: Pairs of them that a mirror exchanges.
+        frequencies: LVIS's ``r``, ``c`` or ``f`` of each class.
+        licences: Of the images, as the json names them.
+        fingerprint: Of the json, and of the images' names and sizes.
     """
 
     id: str
@@ -114,6 +122,9 @@ class SceneSplit:
     num_dropped: int
     keypoint_names: tuple[str, ...] = ()
     keypoint_flips: tuple[tuple[int, int], ...] = ()
+    frequencies: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -121,13 +132,21 @@ class SceneSplit:
     def truth(self) -> dict[str, Any]:
         """The split as a COCO document, with the json's own image and category numbers."""
         images = [
-            dict(zip(("id", "file_name", "height", "width"), row, strict=True))
-            for row in ((scene.image_id, scene.path.name, *scene.size) for scene in self.scenes)
+            {
+                "id": scene.image_id,
+                "file_name": scene.path.name,
+                "height": scene.size[0],
+                "width": scene.size[1],
+                **scene.extra,
+            }
+            for scene in self.scenes
         ]
-        categories = [
+        categories: list[dict[str, Any]] = [
             {"id": number, "name": name}
             for number, name in zip(self.category_ids, self.classes, strict=True)
         ]
+        for category, frequency in zip(categories, self.frequencies, strict=False):
+            category["frequency"] = frequency
         objects = [found for scene in self.scenes for found in self._annotations(scene)]
         numbered = [{"id": number, **found} for number, found in enumerate(objects, start=1)]
         return {"images": images, "categories": categories, "annotations": numbered}
@@ -143,9 +162,19 @@ class SceneSplit:
                 "area": float(scene.areas[index]),
                 "iscrowd": int(scene.crowd[index]),
                 "segmentation": scene.segmentations[index] or [],
+                **self._annotated_keypoints(scene, index),
             }
             for index in range(len(scene.labels))
         ]
+
+    def _annotated_keypoints(self, scene: Scene, index: int) -> dict[str, Any]:
+        if scene.keypoints is None:
+            return {}
+        points = scene.keypoints[index]
+        return {
+            "keypoints": points.astype(np.float64).flatten().tolist(),
+            "num_keypoints": int((points[:, 2] > 0).sum()),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +186,23 @@ class SceneData:
     train: SceneSplit
     test: SceneSplit
     fingerprint: str
-    scoring: Literal["coco", "voc07", "voc12", "lvis", "cityscapes"] = "coco"
+    scoring: Scoring = "coco"
+
+    def describe(self) -> list[str]:
+        """What is in it, in lines that people read: counts, rare classes, licences."""
+        lines = []
+        for name, split in (("train", self.train), ("test", self.test)):
+            counts = np.zeros(len(self.classes), dtype=np.int64)
+            for scene in split.scenes:
+                counts += np.bincount(scene.labels[~scene.crowd], minlength=len(counts))
+            num_crowds = sum(int(scene.crowd.sum()) for scene in split.scenes)
+            told = f"{name}: {len(split):,} images, {counts.sum():,} objects"
+            told += f", {num_crowds:,} crowds" if num_crowds else ""
+            told += f", {split.num_dropped:,} outside their image" if split.num_dropped else ""
+            few = [f"{self.classes[i]} {counts[i]}" for i in np.argsort(counts, kind="stable")[:3]]
+            lines.append(f"{told}; {len(self.classes)} classes, the rarest: {', '.join(few)}.")
+        licences = sorted({*self.train.licences, *self.test.licences})
+        return [*lines, f"Licences of the images: {'; '.join(licences)}."] if licences else lines
 
 
 def open_coco(rest: str) -> SceneData:
@@ -178,16 +223,29 @@ def open_coco(rest: str) -> SceneData:
         )
     train = read_split(parts[0], parts[1])
     if len(parts) == 4:
-        test = read_split(parts[2], parts[3])
-        if train.classes != test.classes:
-            raise DataError(
-                f"{parts[1]} and {parts[3]} hold different classes, or in another order: "
-                f"{', '.join(train.classes[:6])} ... against {', '.join(test.classes[:6])} ..."
-            )
-    else:
-        train, test = _hold_out(train)
-    hashes = _fingerprint(train, *parts[:2]), _fingerprint(test, *parts[-2:])
-    return SceneData(f"coco-{train.id}", train.classes, train, test, "/".join(hashes))
+        return of_splits(f"coco-{train.id}", train, read_split(parts[2], parts[3]))
+    kept, held_out = (
+        dataclasses.replace(split, fingerprint=_fingerprint(split, *parts))
+        for split in _hold_out(train)
+    )
+    return of_splits(f"coco-{train.id}", kept, held_out)
+
+
+def of_splits(
+    name: str, train: SceneSplit, test: SceneSplit, *, scoring: Scoring = "coco"
+) -> SceneData:
+    """A data set of two splits.
+
+    Raises:
+        DataError: If they hold different classes, or nothing to score.
+    """
+    if train.classes != test.classes:
+        raise DataError(
+            f"{train.id} and {test.id} hold different classes, or in another order: "
+            f"{', '.join(train.classes[:6])} ... against {', '.join(test.classes[:6])} ..."
+        )
+    hashes = f"{train.fingerprint}/{test.fingerprint}"
+    return SceneData(name, train.classes, train, test, hashes, scoring)
 
 
 def read_split(images: Path, annotations: Path) -> SceneSplit:
@@ -202,7 +260,8 @@ def read_split(images: Path, annotations: Path) -> SceneSplit:
     """
     document = _read_document(annotations)
     try:
-        return _parse(document, images, annotations)
+        split = _parse(document, images, annotations)
+        return dataclasses.replace(split, fingerprint=_fingerprint(split, images, annotations))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -232,23 +291,23 @@ def _read_document(annotations: Path) -> Mapping[str, Any]:
 def _parse(document: Mapping[str, Any], images: Path, annotations: Path) -> SceneSplit:
     categories = sorted(document["categories"], key=lambda category: int(category["id"]))
     labels = {int(category["id"]): label for label, category in enumerate(categories)}
+    _refuse_twice(annotations, "category", [int(each["id"]) for each in categories])
+    _refuse_twice(annotations, "image", [int(each["id"]) for each in document["images"]])
     by_image: dict[int, list[Any]] = {int(image["id"]): [] for image in document["images"]}
     for found in document["annotations"]:
-        if found["image_id"] not in by_image or found["category_id"] not in labels:
+        image, category = int(found["image_id"]), int(found["category_id"])
+        if image not in by_image or category not in labels:
             raise DataError(
-                f"{annotations}: annotation {found.get('id')} is of image {found['image_id']} and "
-                f"category {found['category_id']}, which the json does not list both."
+                f"{annotations}: annotation {found.get('id')} is of image {image} and "
+                f"category {category}, which the json does not list both."
             )
-        by_image[found["image_id"]].append(found)
+        by_image[image].append(found)
+    names = _keypoint_names(categories)
     scenes = tuple(
-        _scene(image, by_image[image["id"]], labels, images) for image in document["images"]
+        _scene(image, by_image[int(image["id"])], labels, images, num_keypoints=len(names))
+        for image in document["images"]
     )
-    missing = [scene.path for scene in scenes if not scene.path.is_file()]
-    if missing:
-        raise DataError(
-            f"{annotations} names {len(scenes)} images, of which {len(missing)} are missing, "
-            f"such as {missing[0]}. Is {images} the folder of these images?"
-        )
+    _require_files(annotations, images, scenes)
     num_kept = sum(len(scene.labels) for scene in scenes)
     if num_kept == 0:
         raise DataError(f"{annotations} holds no objects in its {len(scenes)} images.")
@@ -258,7 +317,59 @@ def _parse(document: Mapping[str, Any], images: Path, annotations: Path) -> Scen
         tuple(labels),
         scenes,
         len(document["annotations"]) - num_kept,
+        keypoint_names=names,
+        keypoint_flips=_flips(names),
+        frequencies=tuple(str(each["frequency"]) for each in categories if "frequency" in each),
+        licences=tuple(str(each.get("name", "")) for each in document.get("licenses") or ()),
     )
+
+
+def _refuse_twice(annotations: Path, what: str, numbers: list[int]) -> None:
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for number, count in Counter(numbers).items() if count > 1)
+        raise DataError(f"{annotations} has two entries of {what} {twice}. Ids must be unique.")
+
+
+def _require_files(annotations: Path, images: Path, scenes: Sequence[Scene]) -> None:
+    """Find all images by listing their folders: a stat of each takes long on a network disk."""
+    present = {
+        folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        for folder in {scene.path.parent for scene in scenes}
+    }
+    missing = [scene.path for scene in scenes if scene.path.name not in present[scene.path.parent]]
+    if missing:
+        raise DataError(
+            f"{annotations} names {len(scenes)} images, of which {len(missing)} are missing, "
+            f"such as {missing[0]}. Is {images} the folder of these images?"
+        )
+
+
+def _keypoint_names(categories: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Of the first category that has keypoints; all that have any must have the same."""
+    lists = {tuple(map(str, each["keypoints"])) for each in categories if each.get("keypoints")}
+    if len(lists) > 1:
+        raise ValueError(f"categories with different keypoints: {sorted(map(len, lists))} of each")
+    return next(iter(lists), ())
+
+
+def _flips(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Pairs whose names differ by ``left`` and ``right`` alone."""
+    places = {name: place for place, name in enumerate(names)}
+    mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
+    return tuple(
+        (places[name], places[other]) for name, other in mirrored.items() if other in places
+    )
+
+
+def _path_of(image: Mapping[str, Any], folder: Path) -> Path:
+    """Where an image lies: LVIS names the folder in its address alone, as ``train2017``."""
+    name = image.get("file_name")
+    if name is None or (str(name).startswith("COCO_") and "coco_url" in image):
+        name = "/".join(str(image["coco_url"]).split("/")[-2:])
+    path = Path(str(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"file_name '{name}' leads out of {folder}")
+    return folder / path
 
 
 def _scene(
@@ -266,6 +377,8 @@ def _scene(
     found: Sequence[Mapping[str, Any]],
     labels: Mapping[int, int],
     folder: Path,
+    *,
+    num_keypoints: int,
 ) -> Scene:
     height, width = int(image["height"]), int(image["width"])
     boxes = np.array([each["bbox"] for each in found], dtype=np.float64).reshape(len(found), 4)
@@ -279,17 +392,31 @@ def _scene(
     extents = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     return Scene(
         image_id=int(image["id"]),
-        path=folder / image["file_name"],
+        path=_path_of(image, folder),
         size=(height, width),
         boxes=boxes.astype(np.float32),
-        labels=np.array([labels[each["category_id"]] for each in found], dtype=np.int64),
+        labels=np.array([labels[int(each["category_id"])] for each in found], dtype=np.int64),
         segmentations=tuple(each.get("segmentation") for each in found),
         areas=np.array(
             [each.get("area", extent) for each, extent in zip(found, extents, strict=True)],
             dtype=np.float64,
         ),
         crowd=np.array([bool(each.get("iscrowd", 0)) for each in found], dtype=np.bool_),
+        keypoints=_keypoints(found, num_keypoints) if num_keypoints else None,
+        extra={key: image[key] for key in EXTRA if key in image},
     )
+
+
+def _keypoints(found: Sequence[Mapping[str, Any]], count: int) -> NDArray[np.float32]:
+    """``(n, count, 3)``; zeros where an object has none."""
+    rows = [each.get("keypoints") or [0] * (3 * count) for each in found]
+    strange = next((row for row in rows if len(row) != 3 * count), None)
+    if strange is not None:
+        raise ValueError(f"{len(strange)} numbers of keypoints, expected 3 x {count}")
+    keypoints = np.array(rows, dtype=np.float32).reshape(len(found), count, 3)
+    if not np.isfinite(keypoints).all():
+        raise ValueError("a keypoint is not finite")
+    return keypoints
 
 
 def _fingerprint(split: SceneSplit, images: Path, annotations: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moco_eval.data.semantic import IGNORED, SemanticData, found_in, of_files
+from moco_eval.data.voc_classes import VOC_CLASSES
 from moco_eval.errors import DataError
 
 
@@ -40,11 +41,6 @@ PUBLISHED = {
     ),
 }
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
-    *("train", "tvmonitor"),
-)
 CITYSCAPES_CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),

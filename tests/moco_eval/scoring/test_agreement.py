@@ -39,12 +39,13 @@ def test_boxes_by_hand(make_scene, make_split, found):
 
 
 def test_a_true_box_is_found_once_by_the_highest_score(make_scene, make_split, found):
-    split = make_split(make_scene(1, (0, 0, 10, 10, 0)))
-    results = [found(1, 0, 0, 10, 10, score=0.6), found(1, 0, 0, 10, 8, score=0.7)]
+    split = make_split(make_scene(1, (0, 0, 10, 10, 0), (0, 0, 10, 14, 0)))
+    # The first overlaps the smaller box by 6/10 and the larger by 6/14, the second both, the
+    # smaller more: with the higher score it takes that one, and leaves the first nothing.
+    results = [found(1, 0, 0, 10, 6, score=0.6), found(1, 0, 0, 10, 11, score=0.7)]
     ours = compared(split, results)
-    # 0.7 has it, though the other overlaps more: one right, one of the background.
-    assert ours.box_confusion.tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
-    assert ours.F1_by_image == pytest.approx([200 / 3])
+    assert ours.box_confusion.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
+    assert ours.F1_by_image == pytest.approx([50])
 
 
 def test_of_two_true_boxes_the_one_that_is_overlapped_more_is_taken(make_scene, make_split, found):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moco_eval.data.images import InputSpec, normalize
 from moco_eval.encoders.encoder import Encoder, is_counter
+from moco_eval.encoders.networks import build_network, has_resnet_parts
 from moco_eval.engines.examples import Detector
 from moco_eval.engines.transformer import LAST, is_plain, last_map, patch_of, trunk_tensors
-from moco_eval.errors import CheckpointError
+from moco_eval.errors import CheckpointError, UsageError
 
 # Two implementations of the same layers differ by rounding alone.
 TOLERANCE = 1e-4
 # The stride of res5.
 COARSEST = 32
-NUM_SHOWN = 12
+# Of each kind of what is wrong.
+NUM_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,10 @@ def check_backbone(detector: Detector, encoder: Encoder, pixels: Tensor) -> Proo
 
     Raises:
         CheckpointError: If a tensor is missing, left over or different, or the features of a level
-            are; all of them are named, and the reason where it can be told.
+            are, with the first of each kind by name and the reason where it can be told; if the
+            encoder's network is not what its manifest says.
     """
+    check_manifest(encoder)
     num_tensors = check_tensors(detector.backbone(), encoder)
     expected, found = _levels(detector, encoder, encoder.input, pixels)
     wrong, differences = _compared(expected, found)
@@ -84,17 +89,86 @@ def check_tensors(backbone: Mapping[str, Tensor], encoder: Encoder) -> int:
         if name in found and not torch.equal(expected[name], found[name])
     ]
     if wrong:
-        raise _refusal(encoder, wrong, f"Of {len(expected)} tensors and", "")
+        raise _refusal(
+            encoder, wrong, f"Of {len(expected)} tensors and", _what_arrived(expected, found)
+        )
     return len(expected)
 
 
+def check_manifest(encoder: Encoder) -> None:
+    """Hold that a ResNet is of its manifest's architecture: shapes, strides, groups and all.
+
+    A network that the manifest says was adapted, or whose architecture nobody knows, passes.
+
+    Raises:
+        CheckpointError: With what differs.
+    """
+    if encoder.manifest.adapted or not has_resnet_parts(encoder.network):
+        return
+    try:
+        with torch.device("meta"):
+            named = build_network(encoder.arch)
+    except UsageError:
+        return
+    expected, found = _structure(named), _structure(encoder.network)
+    wrong = [
+        f"{name} is {found.get(name, 'not there')}, not {expected.get(name, 'there')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"The network of {encoder.name} is not the {encoder.arch} that its manifest says:\n  "
+            f"{_shown(wrong)}\nSay which architecture it is: --arch NAME"
+        )
+
+
+def _structure(network: nn.Module) -> dict[str, str]:
+    """What a forward pass depends on besides values, by name."""
+    shapes = {
+        name: str(list(tensor.shape))
+        for name, tensor in network.state_dict().items()
+        if not is_counter(name)
+    }
+    numbers = {
+        f"the {number} of {name}": str(getattr(module, number))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d)
+        for number in ("stride", "padding", "dilation", "groups")
+    }
+    return shapes | numbers
+
+
+def _what_arrived(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """How much of the encoder is there; fresh norms equal fresh norms, and do not count."""
+    layers = [name for name, tensor in expected.items() if tensor.dim() > 1]
+    equal = sum(name in found and torch.equal(expected[name], found[name]) for name in layers)
+    if equal:
+        return f"{equal} of {len(layers)} layers have the encoder's weights.\n"
+    return (
+        f"Not one of {len(layers)} layers has the encoder's weights: nothing was loaded, as where "
+        "the names in a file are another program's.\n"
+    )
+
+
 def _refusal(encoder: Encoder, wrong: list[str], of: str, reason: str) -> CheckpointError:
-    shown = "\n  ".join(wrong[:NUM_SHOWN]) + ("\n  ..." if len(wrong) > NUM_SHOWN else "")
     return CheckpointError(
         f"The detector's backbone is not the encoder {encoder.name} ({encoder.arch}). {of} the "
-        f"levels of one image, {len(wrong)} differ:\n  {shown}\n{reason}"
+        f"levels of one image, {len(wrong)} differ:\n  {_shown(wrong)}\n{reason}"
         "Training it would measure another network. Try the other engine: --engine torchvision"
     )
+
+
+def _shown(wrong: list[str]) -> str:
+    """The first of each kind, such as ``missing``, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for each in wrong:
+        kinds.setdefault(each.partition(":")[0] if ":" in each else "", []).append(each)
+    lines = []
+    for kind, those in kinds.items():
+        more = len(those) - NUM_SHOWN
+        lines += those[:NUM_SHOWN] + ([f"{kind}: {more} more".lstrip(": ")] if more > 0 else [])
+    return "\n  ".join(lines)
 
 
 def _expected(backbone: Mapping[str, Tensor], encoder: Encoder) -> dict[str, Tensor]:
@@ -160,6 +234,11 @@ def _reason(detector: Detector, encoder: Encoder, pixels: Tensor) -> str:
     swapped = dataclasses.replace(
         spec, channel_order=other, mean=spec.mean[::-1], std=spec.std[::-1]
     )
+    if _fits_with_strides_moved(detector, encoder, pixels):
+        return (
+            "Its blocks have the stride in the other convolution than the encoder's: of "
+            "bottlenecks Caffe's have it in the first, 1x1, torchvision's in the second, 3x3.\n"
+        )
     fed_otherwise = {
         f"The detector is fed {other}, the encoder {spec.channel_order}.\n": swapped,
         f"The detector is fed {other} with the mean and std of {spec.channel_order}.\n": (
@@ -177,3 +256,15 @@ def _reason(detector: Detector, encoder: Encoder, pixels: Tensor) -> str:
         "Every tensor fits, and so do the colours: a stride, a dilation, padding or an eps of the "
         "norms is in another place, or mean and std are others.\n"
     )
+
+
+def _fits_with_strides_moved(detector: Detector, encoder: Encoder, pixels: Tensor) -> bool:
+    network = copy.deepcopy(encoder.network)
+    blocks: list[Any] = [
+        m for m in network.modules() if hasattr(m, "conv1") and hasattr(m, "conv2")
+    ]
+    moved = [block for block in blocks if block.conv1.stride != block.conv2.stride]
+    for block in moved:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    other = Encoder(network, encoder.manifest)
+    return bool(moved) and not _compared(*_levels(detector, other, encoder.input, pixels))[0]

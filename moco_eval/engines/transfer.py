@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from moco_eval.training.signals import StopRequest
 
 DETECTIONS = "detections.json"
 WEIGHTS = "model.pth"
+TRAINED = "trained.json"
 
 
 def build_detector(
@@ -77,7 +78,8 @@ def train(  # noqa: PLR0913 - what it trains, on what, and where
     """Train what is not frozen, then compute BatchNorm's statistics anew.
 
     ``work_dir`` gets ``metrics.jsonl``, a row of mean losses every 20 updates, TensorBoard's files
-    and checkpoints, from the newest of which the same call continues.
+    and checkpoints, from the newest of which the same call continues. Where ``keep_weights`` has
+    put the trained detector there, it is taken as it is.
 
     Returns:
         What a record should say of it.
@@ -97,10 +99,14 @@ def train(  # noqa: PLR0913 - what it trains, on what, and where
         "data": f"{scenes.id}, {len(scenes)} scenes, {_fingerprint(scenes)}",
         "seed": seed,
     }
+    if details := _restore(detector, identity, work_dir):
+        return details
     name = f"training on {len(scenes)} scenes"
     job = Job(name=name, folder=work_dir, arch=encoder.arch, run=identity, seed=seed)
-    details = fit(detector, recipe, batches, job)
-    return {**details, "num_objects_dropped": scenes.num_dropped}
+    details = fit(detector, recipe, batches, job) | {"num_objects_dropped": scenes.num_dropped}
+    if distributed.rank() == 0:
+        write_text(work_dir / TRAINED, json.dumps({"run": identity, "details": details}))
+    return details
 
 
 def detect(
@@ -153,6 +159,27 @@ def detect(
     return results
 
 
+def _restore(
+    detector: Detector, identity: Mapping[str, Any], work_dir: Path
+) -> dict[str, Any] | None:
+    """Fill the detector from the same run's ``work_dir/model.pth``, and return that run's details.
+
+    None where there is none, or it is another run's.
+    """
+    path = work_dir / WEIGHTS
+    found = torch.tensor(int(path.exists()), device=next(detector.parameters()).device)
+    if not int(distributed.broadcast(found)):
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["trained"]["run"] != json.loads(json.dumps(identity)):
+        return None
+    detector.load_state_dict(content["state_dict"])
+    if distributed.rank() == 0:
+        print(f"{path} holds the trained detector.", flush=True)
+    details: dict[str, Any] = content["trained"]["details"]
+    return details
+
+
 class _TestImages(Dataset[Example]):
     def __init__(self, scenes: SceneSplit, recipe: Recipe) -> None:
         self.scenes = scenes
@@ -178,14 +205,21 @@ def _fingerprint(scenes: SceneSplit) -> str:
 def keep_weights(detector: Detector, work_dir: Path) -> None:
     """Put the trained detector into ``work_dir/model.pth`` in the place of its checkpoints.
 
-    Detectron2's own checkpointer loads the file of its engine. In a run of several processes each
-    makes this call.
+    Under ``model`` are its weights, which Detectron2's own checkpointer loads if they are of its
+    engine; under ``trained``, how they came about. In a run of several processes each makes this
+    call.
     """
     # Not before every rank has read what it needs.
     distributed.total(torch.zeros(1, device=next(detector.parameters()).device))
     if distributed.rank() == 0:
+        # Tensors that two names share are written once.
+        content = {
+            "model": detector.weights(),
+            "state_dict": dict(detector.state_dict()),
+            "trained": json.loads((work_dir / TRAINED).read_text()),
+        }
         with atomic_file(work_dir / WEIGHTS) as file:
-            torch.save({"model": detector.weights()}, file)
+            torch.save(content, file)
         shutil.rmtree(work_dir / FOLDER, ignore_errors=True)
 
 

@@ -110,6 +110,26 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_is_taken(
     assert metrics == uninterrupted[1]
 
 
+def test_a_run_whose_weights_were_kept_is_not_trained_again(
+    uninterrupted, make_encoder, recipe, tiny_data, tmp_path, monkeypatch
+):
+    folder = tmp_path / "whole"
+    assert {path.name for path in folder.iterdir()} == {
+        *("model.pth", "detections.json", "metrics.jsonl", "tensorboard", "trained.json")
+    }
+    (folder / "detections.json").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "fit", None)
+        metrics = evaluate(make_encoder(), recipe, tiny_data, folder)
+    assert metrics == uninterrupted[1]
+    assert (folder / "detections.json").read_bytes() == uninterrupted[0]
+    # Another recipe's weights are not taken for this one's.
+    longer = dataclasses.replace(recipe, num_iterations=NUM_STEPS + 1)
+    evaluate(make_encoder(), longer, tiny_data, folder)
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["step"] == NUM_STEPS
+
+
 def run_command(arguments, module, name, count):
     if module:
         kill_when_called(module, name, count, signal.SIGTERM)

@@ -32,6 +32,8 @@ MAX_KEYPOINT_DETECTIONS = 20
 # COCO has sigmas for the 17 points of a person; points of anything else get their mean.
 NUM_COCO_KEYPOINTS = 17
 OTHER_SIGMA = 0.0636
+# So many pairs of an image and a class are scored at once, in some 600 MB.
+MAX_CELLS = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,12 @@ def score_lvis(
             f"{split.id} is scored as LVIS, whose categories each have a frequency of r, c or f; "
             f"found {', '.join(sorted({str(group) for group in groups}))}."
         )
-    kept = _best_of_each_image(results, max_detections)
+    judged = {(each["image_id"], each["category_id"]) for each in truth["annotations"]}
+    for image in truth["images"]:
+        judged |= {(image["id"], number) for number in image.get("neg_category_ids", ())}
+    # The library leaves the others out too, but fails at an image whose detections are all such.
+    best = _best_of_each_image(results, max_detections)
+    kept = [each for each in best if (each["image_id"], each["category_id"]) in judged]
     curves = _evaluate(truth, kept, kind, [max_detections], lvis_style=True)
     metrics = _metrics(curves, kind, split)
     for group in FREQUENCIES:
@@ -121,19 +128,23 @@ def _evaluate(
     # The library writes into what it is given.
     found = [{name: each[name] for name in fields if name in each} for each in results]
     reference = COCO(truth)
-    scorer = COCOeval_faster(
-        reference,
-        reference.loadRes(found),
-        iouType=kind,
-        kpt_oks_sigmas=sigmas,
-        lvis_style=lvis_style,
-    )
-    scorer.params.maxDets = counts
-    scorer.params.catIds = [each["id"] for each in truth["categories"]]
-    assert scorer.params.catIds == sorted(scorer.params.catIds), "classes are in order of number"
-    scorer.evaluate()
-    scorer.accumulate()
-    return _Curves(scorer.eval["precision"][..., -1], scorer.eval["recall"])
+    detections = reference.loadRes(found)
+    classes = [each["id"] for each in truth["categories"]]
+    assert classes == sorted(classes), "classes are in order of their numbers"
+    # The library has a list for each image and class; LVIS's would not fit into memory at once.
+    step = max(1, MAX_CELLS // len(truth["images"]))
+    parts = []
+    for start in range(0, len(classes), step):
+        scorer = COCOeval_faster(
+            reference, detections, iouType=kind, kpt_oks_sigmas=sigmas, lvis_style=lvis_style
+        )
+        scorer.params.maxDets = counts
+        scorer.params.catIds = classes[start : start + step]
+        scorer.evaluate()
+        scorer.accumulate()
+        parts.append((scorer.eval["precision"][..., -1], scorer.eval["recall"]))
+    precision, recall = zip(*parts, strict=True)
+    return _Curves(np.concatenate(precision, axis=2), np.concatenate(recall, axis=1))
 
 
 def _metrics(curves: _Curves, kind: Kind, split: SceneSplit) -> dict[str, float]:

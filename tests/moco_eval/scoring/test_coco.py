@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from moco_eval.errors import DataError, DivergedError
-from moco_eval.scoring import score
+from moco_eval.scoring import coco, score
 
 FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints", "bbox")}
 
@@ -104,6 +104,19 @@ def test_all_numbers_are_those_of_pycocotools(many, kind):
     precision = scorer.eval["precision"][..., 0, -1]
     assert ours.drawn["AP_by_class"] == pytest.approx(100 * precision.mean(axis=(0, 1)), abs=1e-9)
     assert ours.drawn["precision"] == pytest.approx(precision[0].T, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "keypoints"])
+def test_classes_in_parts_score_as_all_at_once(random_case, monkeypatch, kind):
+    split, results = random_case(30, seed=7, num_classes=5)
+    whole = score(split, results, kind)
+    # Two classes at a time.
+    monkeypatch.setattr(coco, "MAX_CELLS", 60)
+    parts = score(split, results, kind)
+    assert parts.metrics == whole.metrics
+    assert parts.details == whole.details
+    for name, drawn in whole.drawn.items():
+        np.testing.assert_array_equal(parts.drawn[name], drawn)
 
 
 def test_keypoints_of_another_number_than_a_persons_are_all_as_exact(make_scene, make_split):

@@ -27,12 +27,15 @@ def test_only_what_annotators_looked_for_counts(make_scene, make_lvis, found):
         # Class 0 was looked for and is not there; class 1 was not looked for.
         make_scene(2, extra={"neg_category_ids": [3], "not_exhaustive_category_ids": []}),
         make_scene(3, (0, 0, 10, 10, 1)),
+        # Nobody looked for anything.
+        make_scene(4),
     )
     results = [
         found(1, 0, 0, 10, 10, score=0.5),
         found(2, 0, 0, 10, 10, score=0.9),
         found(2, 0, 0, 10, 10, label=1, score=0.9),
         found(3, 0, 0, 10, 10, label=1, score=0.5),
+        found(4, 0, 0, 10, 10, score=0.9),
     ]
     metrics = score(split, results, "bbox", "lvis").metrics
     # Class 0: a wrong one before the right one. Class 1: the right one alone. Class 2: not there.
@@ -78,6 +81,7 @@ def test_it_is_what_lvis_own_package_computes(random_case, make_lvis, monkeypatc
     # It is of 2020, before NumPy dropped the name.
     monkeypatch.setattr(np, "float", float, raising=False)
     plain, results = random_case(150, seed=5, num_classes=9)
+    monkeypatch.setattr(coco, "MAX_CELLS", 600)
     draw = np.random.default_rng(6)
     for scene in plain.scenes:
         scene.crowd[:] = False

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from moco_eval.data.coco import SceneSplit
+from moco_eval.errors import DataError
 from moco_eval.scoring import agreement, cityscapes, coco, voc
 from moco_eval.scoring.coco import Kind
 from moco_eval.scoring.results import Result, as_results, found_boxes, true_boxes
@@ -45,9 +46,10 @@ def score(
         in ``agreement.py``. COCO's average recalls are among the details.
 
     Raises:
-        DataError: If the truth has nothing that counts.
+        DataError: If the truth has nothing that counts, or an object of it no mask or keypoints.
         DivergedError: If a score, a box or a keypoint is no finite number.
     """
+    _require_truth(split, kind)
     found = found_boxes(split, results)
     if kind == "bbox" and scoring in ("voc07", "voc12"):
         scores = voc.score(split, found, scoring)
@@ -62,3 +64,14 @@ def score(
     )
     pictured = {"box_confusion": compared.box_confusion, "F1_by_image": compared.F1_by_image}
     return replace(scores, drawn={**scores.drawn, **pictured})
+
+
+def _require_truth(split: SceneSplit, kind: Kind) -> None:
+    for scene in split.scenes:
+        if kind == "segm" and not all(scene.segmentations):
+            raise DataError(
+                f"An object in {scene.path} has no segmentation. Its masks cannot be scored; its "
+                "boxes can: moco-eval detect."
+            )
+        if kind == "keypoints" and scene.keypoints is None and len(scene.labels):
+            raise DataError(f"The objects in {scene.path} have no keypoints to score against.")

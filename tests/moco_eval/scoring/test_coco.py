@@ -167,3 +167,13 @@ def test_a_truth_of_crowds_alone_has_no_ap(make_scene, make_split):
     split = make_split(make_scene(1, (0, 0, 10, 10, 0, "crowd")))
     with pytest.raises(DataError, match="made-up holds no object that counts in the AP of bbox"):
         score(split, [], "bbox")
+
+
+def test_a_truth_without_masks_or_keypoints_is_refused(make_scene, make_split, found):
+    scene = make_scene(1, (0, 0, 10, 10, 0), (0, 0, 9, 9, 0))
+    object.__setattr__(scene, "segmentations", (scene.segmentations[0], None))
+    split, result = make_split(scene), found(1, 0, 0, 10, 10)
+    with pytest.raises(DataError, match=r"An object in 1\.png has no segmentation"):
+        score(split, [result], "segm")
+    with pytest.raises(DataError, match=r"The objects in 1\.png have no keypoints"):
+        score(split, [result | {"keypoints": [0, 0, 1]}], "keypoints")

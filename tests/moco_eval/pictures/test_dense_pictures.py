@@ -141,6 +141,11 @@ def test_average_precision_by_size_has_a_bar_a_kind_and_none_where_there_is_none
     )
 
 
+def test_a_single_kind_of_answers_is_called_by_no_name(tmp_path):
+    draw_scenes(tmp_path, {"AP_by_size_mask": DRAWN["AP_by_size"]})
+    assert set(numbers(tmp_path / "AP_by_size.png")["of"]) == {"objects"}
+
+
 def test_a_bar_twice_as_high_has_twice_the_ink(tmp_path):
     ink = [
         count(by_size.draw({"boxes": values}, tmp_path / "a.png", title=""), canvas.BLUE)
@@ -213,8 +218,10 @@ def test_of_many_classes_what_is_confused_missed_and_not_there_have_bars_of_thei
 def test_the_confusion_of_pixels_is_a_share_of_each_classs_pixels(tmp_path):
     counts = np.array([[6, 2], [0, 8]])
     drawn = {"label_confusion": counts, "IoU_by_class": np.array([75.0, 80.0])}
-    made = pictures.draw_maps(drawn, classes=("a", "b"), split=None, folder=tmp_path, title="")
-    assert [path.name for path in made] == ["per_class.png", "confusion.png"]
+    keywords = {"classes": ("a", "b"), "split": None, "folder": tmp_path, "title": ""}
+    metrics = write_metrics(tmp_path / "elsewhere")
+    made = pictures.draw_maps(drawn, **keywords, metrics=metrics)
+    assert [path.name for path in made] == ["per_class.png", "confusion.png", "training.png"]
     assert numbers(made[0]).to_dict("list") == {
         "index": [1, 0],
         "class": ["b", "a"],

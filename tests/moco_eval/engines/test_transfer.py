@@ -26,8 +26,8 @@ def recipe(tiny_recipe):
     return dataclasses.replace(tiny_recipe, num_iterations=NUM_STEPS)
 
 
-def evaluate(encoder, recipe, data, folder):
-    run = {"seed": 0, "work_dir": folder, "engine": ENGINE}
+def evaluate(encoder, recipe, data, folder, engine=ENGINE):
+    run = {"seed": 0, "work_dir": folder, "engine": engine}
     return detect.evaluate(encoder, recipe, data, **run).metrics
 
 
@@ -90,6 +90,24 @@ def test_a_killed_run_ends_with_the_very_same_detections(
     assert metrics == uninterrupted[1]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [19, 29]
+
+
+# Detectron2's structures predate today's numpy and torch.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.detectron2
+def test_a_killed_run_of_detectron2_ends_with_the_very_same_detections(
+    make_encoder, recipe, tiny_data, tmp_path
+):
+    recipe = dataclasses.replace(recipe, masks=True)
+    whole = (make_encoder(), recipe, tiny_data, tmp_path / "whole", "detectron2")
+    killed = (make_encoder(), recipe, tiny_data, tmp_path / "killed", "detectron2")
+    metrics = evaluate(*whole)
+    assert metrics["AP"] > 0
+    code = exit_code_of(evaluate_until_killed, killed, loop.update, "step", 25)
+    assert code == -signal.SIGKILL
+    assert evaluate(*killed) == metrics
+    first, second = ((run[3] / "detections.json").read_bytes() for run in (whole, killed))
+    assert first == second
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_is_taken(

@@ -108,6 +108,17 @@ def test_a_crop_cuts_objects_and_leaves_out_those_beyond(scene, recipe):
     assert masked.keypoints.tolist() == [[[12.5, 22.5, 2], [58.5, 30.5, 1], [0, 0, 0]]]
 
 
+def test_an_object_of_which_no_pixel_is_left_is_left_out(scene, recipe):
+    # One pixel of the image, in a row that half the height passes over.
+    speck = np.zeros((90, 120), np.bool_)
+    speck[60, 90] = True
+    bare = dataclasses.replace(scene, segmentations=(scene.segmentations[0], encode(speck), None))
+    view = whole_view(scene.size, side=45, max_side=999)
+    assert seen(bare, recipe, view, flips=FLIPS).labels.tolist() == [2]
+    boxes_only = dataclasses.replace(recipe, masks=False, keypoints=False)
+    assert seen(bare, boxes_only, view).labels.tolist() == [2, 0]
+
+
 def test_a_keypoint_beyond_the_crop_is_not_annotated(scene, recipe):
     view = View(source=(90, 120), size=(90, 120), top=0, left=0, shape=(45, 40))
     example = seen(scene, recipe, view, flips=FLIPS)

@@ -181,22 +181,20 @@ def draw_maps(
     split: Any,
     folder: Path,
     title: str,
-    metrics: Path | None = None,
 ) -> list[Path]:
     """Draw every picture that the arrays of a semantic segmentation allow.
 
     ``best_images.png`` and ``worst_images.png`` need ``mIoU_by_image``, ``predicted_best`` and
     ``predicted_worst``; ``per_class.png`` needs ``IoU_by_class``, ``confusion.png``
-    ``label_confusion``, and ``training.png`` ``metrics``.
+    ``label_confusion``, and ``training.png`` ``metrics.jsonl`` in ``folder``.
 
     Args:
         drawn: By name: ``label_confusion`` ``(C, C)`` pixels, rows truth; ``IoU_by_class`` ``(C,)``
             in percent; the others as ``maps.draw`` takes them.
         classes: The classes' names, by label.
         split: The test split, as ``maps.draw`` reads it; None draws no images.
-        folder: Where the pictures go.
+        folder: Where the pictures go, and where the run left ``metrics.jsonl``.
         title: What they are pictures of.
-        metrics: The run's ``metrics.jsonl``; None is the one in ``folder``.
 
     Returns:
         The PNGs, in the order in which one would look at them.
@@ -217,8 +215,7 @@ def draw_maps(
         values = np.asarray(drawn["label_confusion"])
         names = _names(classes, len(values))
         made.append(confusion.draw_pixels(values, names, folder / "confusion.png", title=title))
-    metrics = metrics or folder / "metrics.jsonl"
-    made.append(curves.draw(metrics, folder / "training.png", title=title))
+    made.append(curves.draw(folder / "metrics.jsonl", folder / "training.png", title=title))
     return [path for path in made if path]
 
 

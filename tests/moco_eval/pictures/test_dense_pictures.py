@@ -219,8 +219,8 @@ def test_the_confusion_of_pixels_is_a_share_of_each_classs_pixels(tmp_path):
     counts = np.array([[6, 2], [0, 8]])
     drawn = {"label_confusion": counts, "IoU_by_class": np.array([75.0, 80.0])}
     keywords = {"classes": ("a", "b"), "split": None, "folder": tmp_path, "title": ""}
-    metrics = write_metrics(tmp_path / "elsewhere")
-    made = pictures.draw_maps(drawn, **keywords, metrics=metrics)
+    write_metrics(tmp_path)
+    made = pictures.draw_maps(drawn, **keywords)
     assert [path.name for path in made] == ["per_class.png", "confusion.png", "training.png"]
     assert numbers(made[0]).to_dict("list") == {
         "index": [1, 0],

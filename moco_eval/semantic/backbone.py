@@ -69,13 +69,15 @@ class FeatureMap:
         grid: Where the points lie.
         channels: D.
         is_dilated: Whether the last stage has stride 1 and dilation 2 instead of stride 2.
+        is_transformer: Whether the points are patch tokens.
     """
 
     compute: Callable[[Tensor], Tensor]
     levels: Callable[[Tensor], dict[str, Tensor]]
     grid: Grid
     channels: int
-    is_dilated: bool
+    is_dilated: bool = False
+    is_transformer: bool = False
 
 
 def feature_map(network: nn.Module, *, in_chans: int, dilate: bool) -> FeatureMap:
@@ -147,7 +149,11 @@ def _of_transformer(transformer: Any) -> FeatureMap:
 
     grid = Grid(int(patch[0]), on_pixels=False)
     return FeatureMap(
-        compute, lambda images: {"last": compute(images)}, grid, transformer.embed_dim, False
+        compute,
+        lambda images: {"last": compute(grid.pad(images))},
+        grid,
+        transformer.embed_dim,
+        is_transformer=True,
     )
 
 

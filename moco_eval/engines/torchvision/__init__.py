@@ -20,7 +20,7 @@ def build(
     """The recipe's detector, filled with ``encoder`` and on its device.
 
     Args:
-        encoder: A network of a stem and four stages.
+        encoder: A network of a stem and four stages; for a pyramid also a plain transformer.
         recipe: What is built, and what of it is frozen.
         num_classes: Without the background.
         num_keypoints: Of each object, where the recipe has keypoints.

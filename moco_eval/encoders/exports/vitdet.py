@@ -173,7 +173,8 @@ def _block_objections(parts: Any) -> Iterator[str]:
     from timm.layers.mlp import Mlp
     from timm.models.vision_transformer import Block
 
-    probe = torch.linspace(-3, 3, 7)
+    # Also where networks are made without memory.
+    probe = torch.linspace(-3, 3, 7, device="cpu")
     for block in parts.blocks:
         if type(block) is not Block or not isinstance(block.attn, Attention):
             yield f"blocks of the kind {type(block).__name__}"

@@ -171,12 +171,13 @@ def _restore(
     if not int(distributed.broadcast(found)):
         return None
     content = torch.load(path, map_location="cpu", weights_only=True)
-    if content["trained"]["run"] != json.loads(json.dumps(identity)):
+    trained = content.get("trained", {})
+    if trained.get("run") != json.loads(json.dumps(identity)):
         return None
     detector.load_state_dict(content["state_dict"])
     if distributed.rank() == 0:
         print(f"{path} holds the trained detector.", flush=True)
-    details: dict[str, Any] = content["trained"]["details"]
+    details: dict[str, Any] = trained["details"]
     return details
 
 

@@ -127,14 +127,16 @@ def estimate(  # noqa: PLR0913 - what is trained, on what, and where
         sizes = _without_attention(detector.body.network.blocks, images, kept)
         if engine == "detectron2" and recipe.freeze != "encoder":
             sizes += _own_attention(detector.body.network, images)
-    trained = sum(_size(p) for p in detector.parameters() if p.requires_grad)
+    weights = [_size(p) for p in detector.parameters() if p.requires_grad]
+    trained = sum(weights)
     states = {"adamw": 2, "sgd": int(recipe.sgd_momentum > 0)}[recipe.optimizer]
     found = MemoryEstimate(
         weights=sum(_size(each) for each in detector.state_dict().values()),
         gradients=trained,
         optimizer=states * trained,
         activations=sum(sizes) + logits,
-        workspace=IN_FLIGHT * max(sizes, default=0),
+        # A weight's gradient is there before it is added to what the layer has.
+        workspace=max(IN_FLIGHT * max(sizes, default=0), *weights),
         image=(height, width),
         batch_per_device=batch_per_device,
         free=free_memory(encoder.device) if free is None else free,

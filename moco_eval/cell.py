@@ -16,7 +16,7 @@ from moco_eval.encoders.load import load_encoder
 from moco_eval.engines.recipe import Recipe as DetectorRecipe
 from moco_eval.engines.recipe import Training
 from moco_eval.engines.schedule import rescale
-from moco_eval.errors import unknown
+from moco_eval.errors import UsageError, unknown
 from moco_eval.resources import PLAIN, Resources
 
 IMAGE_PROTOCOLS = ("linear", "knn", "lowshot", "svm", "finetune")
@@ -95,6 +95,11 @@ def prepare(cell: Cell) -> Prepared:
     engine = None
     if isinstance(recipe, DetectorRecipe):
         engine = engines.choose(cell.engine, encoder)
+        if recipe.opts and engine != "detectron2":
+            raise UsageError(
+                f"opts are entries of Detectron2's configuration, and engine {engine} has none. "
+                "Leave them out, or take --engine detectron2."
+            )
     run = records.Run(
         encoder_id=cell.name or cell.encoder,
         encoder=_describe_encoder(encoder),

@@ -54,8 +54,17 @@ def select_lr(recipe: R, judge: Callable[[R], float]) -> tuple[R, dict[str, Any]
 
 
 def judges(names: Sequence[str]) -> list[bool]:
-    """Which of the training images, told by name, are held out to judge: always the same ones."""
-    return [_number(name) % JUDGES == 0 for name in names]
+    """Which of the training images, told by name, are held out to judge: always the same ones.
+
+    Args:
+        names: Of the images; their order does not matter.
+
+    Returns:
+        For each whether it judges: one in ``JUDGES``, but one at least.
+    """
+    chosen = sorted(range(len(names)), key=lambda place: (_number(names[place]), names[place]))
+    judging = set(chosen[: max(1, len(names) // JUDGES)])
+    return [place in judging for place in range(len(names))]
 
 
 def _number(name: str) -> int:

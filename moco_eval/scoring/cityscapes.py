@@ -37,14 +37,13 @@ class _Class:
 
     Attributes:
         scores: ``(n,)`` of what is found.
-        overlaps: ``(n, m)`` intersection over union with each true mask.
-        counts: ``(m,)`` whether a true mask counts: no group, and large enough.
+        overlaps: ``(n, m)`` intersection over union with each true mask that counts: no group, and
+            large enough.
         ignorable: ``(n,)`` the share of each found mask that lies where nothing counts.
     """
 
     scores: Floats
     overlaps: Floats
-    counts: Bools
     ignorable: Floats
 
 
@@ -67,7 +66,7 @@ def score(split: SceneSplit, results: Sequence[Result]) -> Scores:
     ap = np.full((len(split.classes), len(THRESHOLDS)), np.nan)
     curves = np.full((len(split.classes), len(RECALLS)), np.nan)
     for label, images in enumerate(matched):
-        if not any(image.counts.any() for image in images):
+        if not any(image.overlaps.shape[1] for image in images):
             continue
         for place, threshold in enumerate(THRESHOLDS.tolist()):
             recall, precision = _curve(images, threshold)
@@ -113,12 +112,8 @@ def _match(
         groups, small = scene.crowd[theirs], true_areas < MIN_PIXELS
         # Upstream counts what lies in a small group twice.
         ignorable = in_void[ours] + common @ groups + common @ small
-        one = _Class(
-            scores[ours],
-            common / (areas[:, None] + true_areas - common),
-            ~groups & ~small,
-            ignorable / areas,
-        )
+        overlaps = common / (areas[:, None] + true_areas - common)
+        one = _Class(scores[ours], overlaps[:, ~groups & ~small], ignorable / areas)
         matched.append((label, one))
     return matched
 
@@ -150,7 +145,7 @@ def _curve(images: Sequence[_Class], threshold: float) -> tuple[Floats, Floats]:
     # Detections of one score are one point of the curve: of all that score so or higher.
     starts = np.unique(scores, return_index=True)[1]
     num_right = right[::-1].cumsum()[::-1][starts]
-    num_true = sum(int(image.counts.sum()) for image in images)
+    num_true = sum(image.overlaps.shape[1] for image in images)
     recall = np.append(num_right / num_true, 0.0)
     precision = np.append(num_right / (len(scores) - starts), 1.0)
     return recall, precision
@@ -158,16 +153,14 @@ def _curve(images: Sequence[_Class], threshold: float) -> tuple[Floats, Floats]:
 
 def _judge(image: _Class, threshold: float) -> tuple[Floats, Bools]:
     """The scores of what was found and counts, and whether it is right."""
-    overlaps = image.overlaps > threshold
-    hits = overlaps[:, image.counts]
+    hits = image.overlaps > threshold
     # True masks do not overlap, and the threshold is a half or more: one true mask at most.
     right = np.zeros(len(hits), dtype=np.bool_)
     if hits.size:
         best = np.where(hits, image.scores[:, None], -np.inf).argmax(axis=0)
         right[best[hits.any(axis=0)]] = True
-    again = hits.any(axis=1) & ~right
-    wrong = ~overlaps.any(axis=1) & (image.ignorable <= threshold)
-    kept = right | again | wrong
+    # A second mask of an object is wrong wherever it lies; one that finds nothing, where it counts.
+    kept = hits.any(axis=1) | (image.ignorable <= threshold)
     return image.scores[kept], right[kept]
 
 

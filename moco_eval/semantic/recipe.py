@@ -91,7 +91,7 @@ RECIPES = {
     # published number; this project's own are in results/.
     "digits-fcn": _DIGITS,
     # The same scenes under the frozen encoder.
-    "digits-linear": replace(_DIGITS, head="linear", freeze="encoder", lr=0.01),
+    "digits-linear": replace(_DIGITS, head="linear", freeze="encoder"),
     # MoCo v1, arXiv:1911.05722, A.5: 30k updates on train_aug2012, the rate falls to a tenth at
     # 70% and 90%. Published: val2012, mIoU 72.5, from random weights 39.5.
     "voc-aug-fcn": _FCN,

@@ -36,13 +36,24 @@ def test_the_curve_is_joined_by_straight_lines(make_scene, make_split, found):
 def test_a_second_mask_of_one_object_is_wrong_and_the_better_score_right(
     make_scene, make_split, found
 ):
+    split = make_split(make_scene(1, (0, 0, 20, 20, 0), (40, 0, 60, 20, 0)))
+    results = [
+        found(1, 0, 0, 20, 19, score=0.8),
+        found(1, 0, 0, 20, 20, score=0.9),
+        found(1, 40, 0, 60, 20, score=0.7),
+    ]
+    # The curve of the test above; with the lower score right it would be another.
+    metrics = score(split, results, "segm", "cityscapes").metrics
+    assert metrics["AP50_mask"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 1 + 1) / 4)
+
+
+def test_detections_of_one_score_are_one_point_of_the_curve(make_scene, make_split, found):
     split = make_split(make_scene(1, (0, 0, 20, 20, 0)))
-    twice = [found(1, 0, 0, 20, 20, score=0.5), found(1, 0, 0, 20, 19, score=0.9)]
-    # Recall 1, 1, 0 and precision 1/2, 1, 1: 0 + 1/2 + 1/2.
-    assert score(split, twice, "segm", "cityscapes").metrics["AP50_mask"] == pytest.approx(100)
-    # Had the lower score been the right one: recall 1, 0, 0 with precision 1/2, 0, 1.
-    away = [twice[0], found(1, 50, 50, 70, 70, score=0.9)]
-    assert score(split, away, "segm", "cityscapes").metrics["AP50_mask"] == pytest.approx(25)
+    right, wrong = found(1, 0, 0, 20, 20), found(1, 50, 50, 70, 70)
+    # Recall 1 and precision 1/2, then the added point: each times half of recall 1.
+    for results in ([right, wrong], [wrong, right]):
+        metrics = score(split, results, "segm", "cityscapes").metrics
+        assert metrics["AP50_mask"] == pytest.approx(75)
 
 
 def test_groups_small_objects_and_pixels_without_a_class_are_ignored(make_scene, make_split, found):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moco_eval.cell import Cell, Prepared, num_devices, prepare
-from moco_eval.engines import transfer
+from moco_eval.engines import memory, transfer
 from moco_eval.engines.recipe import Recipe, Training
 from moco_eval.errors import UsageError
 
@@ -52,6 +52,18 @@ def _lines(cell: Cell, prepared: Prepared) -> Iterator[str]:
     published = getattr(prepared.module, "PUBLISHED", {}).get(run.recipe)
     if isinstance(recipe, Training):
         yield from _dense_lines(cell, run, recipe)
+    if isinstance(recipe, Recipe):
+        yield from prepared.data.describe()
+        yield str(
+            memory.estimate(
+                prepared.encoder,
+                recipe,
+                batch_per_device=recipe.batch_total // num_devices(cell),
+                num_classes=len(prepared.data.classes),
+                num_keypoints=len(prepared.data.train.keypoint_names),
+                engine=run.engine or "",
+            )
+        )
     if published:
         yield f"{run.protocol}, recipe {run.recipe}: {published}"
     if run.deviations:

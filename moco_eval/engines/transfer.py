@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -53,6 +54,9 @@ def build_detector(
     """
     build: Callable[..., Detector]
     if engines.choose(engine, encoder) == "detectron2":
+        # It uses what torch has deprecated since; that is not the user's to change.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
         from moco_eval.engines.detectron import build
     else:
         from moco_eval.engines.torchvision import build

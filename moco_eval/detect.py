@@ -1,6 +1,6 @@
 """Object detection: an R-CNN or RetinaNet around the encoder, fine-tuned as a whole.
 
-Protocol ``detect@1`` on Detectron2, ``detect-tv@1`` on torchvision's parts. The encoder is the
+Protocol ``detect@2`` on Detectron2, ``detect-tv@2`` on torchvision's parts. The encoder is the
 backbone, its BatchNorm is trained along and made precise at the end. Reported: the data set's own
 box AP; of recipes with masks or keypoints their AP too, from the same run. Every encoder gets the
 same recipe. Source: MoCo, arXiv:1911.05722, section 4.2; github.com/facebookresearch/moco,
@@ -21,7 +21,7 @@ from moco_eval.resources import PLAIN, Resources
 
 __all__ = ["DEFAULT_RECIPE", "PUBLISHED", "RECIPES", "VERSION", "Recipe", "evaluate"]
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate(  # noqa: PLR0913 - the protocols' common signature

@@ -1,8 +1,8 @@
 """Segmentation: of each object by a Mask R-CNN, or of each pixel's class.
 
-Protocol ``segment@1`` (``segment-tv@1`` on torchvision's parts): instance segmentation, ``detect``
-with masks, mask AP first. Protocol ``segment-semantic@1``: semantic segmentation by the paper's
-FCN, fine-tuned as a whole; ``segment-semantic-linear@1``: by a linear layer on the frozen encoder.
+Protocol ``segment@2`` (``segment-tv@2`` on torchvision's parts): instance segmentation, ``detect``
+with masks, mask AP first. Protocol ``segment-semantic@2``: semantic segmentation by the paper's
+FCN, fine-tuned as a whole; ``segment-semantic-linear@2``: by a linear layer on the frozen encoder.
 Both are mIoU, and need no Detectron2.
 """
 
@@ -23,7 +23,7 @@ from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
 from moco_eval.semantic.recipe import SemanticRecipe
 
-VERSION = 1
+VERSION = 2
 AnyRecipe = Recipe | SemanticRecipe
 
 # One detector, two protocols: a box AP is comparable between them only if the numbers are the same.

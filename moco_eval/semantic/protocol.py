@@ -1,8 +1,8 @@
 """Semantic segmentation: train a network around the encoder, and judge every pixel of the test set.
 
-Protocol ``segment-semantic@1``: MoCo's fully convolutional network (arXiv:1911.05722, A.5), all of
+Protocol ``segment-semantic@2``: MoCo's fully convolutional network (arXiv:1911.05722, A.5), all of
 its weights fine-tuned with BatchNorm over the batches of all processes. Protocol
-``segment-semantic-linear@1``: BatchNorm and a linear classifier on the frozen encoder's last map.
+``segment-semantic-linear@2``: BatchNorm and a linear classifier on the frozen encoder's last map.
 Both are plain torch, so that a number does not depend on who trains detectors. Test images are
 whole and of their own size; each counts once on any number of processes. Reported: mIoU of all
 test images together, and the share of pixels that are right.

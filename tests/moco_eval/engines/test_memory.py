@@ -59,7 +59,7 @@ def example(seed):
 
 
 def measured_peak(encoder, recipe, num_images):
-    """Bytes that the second step of training adds at most, by torch's own log of every allocation."""
+    """Bytes that the second step of training adds at most, by torch's log of allocations."""
     torch.manual_seed(0)
     detector = build(encoder, recipe, num_classes=80).train()
     trained = [p for p in detector.parameters() if p.requires_grad]

@@ -23,12 +23,10 @@ PRETRAININGS = {SUPERVISED: "supervised-digits", MOCO: "mocov2-digits"}
 SEEDS = range(3)
 RUNS = (
     ("detect", "digits-c4"),
-    ("detect", "digits-fpn"),
     ("segment", "digits-c4"),
     ("segment", "digits-fcn"),
-    ("segment", "digits-linear"),
 )
-SEMANTIC = ("digits-fcn", "digits-linear")
+SEMANTIC = ("digits-fcn",)
 
 
 def cells(encoders: dict[str, str]) -> list[suite.Cell]:

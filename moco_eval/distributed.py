@@ -257,7 +257,9 @@ class _CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         spread = (1, -1, *[1] * (input.dim() - 2))
         dims = [dim for dim in range(input.dim()) if dim != 1]
-        count = input.numel() // input.shape[1] * world_size()
+        # Ranks may see different numbers of values: of regions each has as many as it sampled.
+        own = torch.tensor([input.numel() // input.shape[1]], device=input.device)
+        count = int(total(own))
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         mean = _sum(values.sum(dims)) / count
         centred = values - mean.view(spread)

@@ -111,7 +111,7 @@ def _draw(outcome: records.Outcome, prepared: Prepared, folder: Path) -> None:
     title = f"{prepared.run.encoder_id} on {data.id}, {prepared.run.protocol}"
     what = {"classes": data.classes, "folder": folder}
     if isinstance(recipe, DetectorRecipe):
-        results = drawn.pop("detections")
+        results: Any = drawn.pop("detections")
         paths = pictures.draw_scenes(drawn, scenes=data.test, results=results, title=title, **what)
     elif isinstance(recipe, Training):
         paths = pictures.draw_maps(drawn, split=data.test, title=title, **what)

@@ -6,6 +6,7 @@ Every setting that a paper's configurations do not name is Detectron2's default.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from moco_eval.engines.recipe import Recipe
 
@@ -45,7 +46,11 @@ _FPN = replace(
 _COCO_FPN = replace(_FPN, masks=True)
 _COCO_FPN_2X = replace(_COCO_FPN, num_iterations=180_000, lr_drops=(120_000, 160_000))
 # LVIS v0.5: rare classes' images are repeated, and 300 detections an image count.
-_LVIS = {"repeat_threshold": 1e-3, "score_threshold": 1e-4, "detections_per_image": 300}
+_LVIS: dict[str, Any] = {
+    "repeat_threshold": 1e-3,
+    "score_threshold": 1e-4,
+    "detections_per_image": 300,
+}
 _DIGITS_C4 = Recipe(
     detector="c4",
     num_iterations=500,
@@ -117,6 +122,29 @@ RECIPES = {
     ),
     # Detectron2's retinanet_R_50_FPN_1x with trained norms; no published number with MoCo.
     "coco-retinanet-1x": replace(_FPN, detector="retinanet", lr=0.01),
+    # ViTDet, arXiv:2203.16527, appendix A.2, and Detectron2's mask_rcnn_vitdet_b_100ep, for plain
+    # transformers. Unlike upstream: every block attends to the whole image, there are no relative
+    # positions, the proposals' head has one convolution, and nothing is in half precision.
+    "coco-vit-fpn-100ep": replace(
+        _COCO_FPN,
+        num_iterations=184_375,
+        batch_total=64,
+        reference_world_size=64,
+        lr=1e-4,
+        lr_drops=(163_889, 177_546),
+        warmup_iterations=250,
+        optimizer="adamw",
+        weight_decay=0.1,
+        layer_decay=0.7,
+        drop_path=0.1,
+        short_side_test=1024,
+        max_side=1024,
+        jitter=(0.1, 2.0),
+        box_convs=4,
+        box_fcs=1,
+        head_norm=True,
+        precise_bn_batches=0,
+    ),
     # arXiv:1911.05722, A.4.
     "lvis-fpn-1x": replace(_COCO_FPN, **_LVIS),
     # Table 6 and A.4.
@@ -164,6 +192,9 @@ PUBLISHED = {
     f"({_PAPER}, Table A.1)",
     "coco-keypoint-fpn-2x": f"{_V1}, COCO val2017: AP_kp 66.8; random 65.9, supervised 65.8 "
     f"({_PAPER}, Table 6)",
+    "coco-vit-fpn-100ep": "No published number of exactly these settings. With attention in "
+    "windows and relative positions: MAE, 1,600 epochs, ViT-B, COCO val2017: AP 51.6, AP_mask 45.9 "
+    "(arXiv:2203.16527; Detectron2's model zoo)",
     "lvis-fpn-1x": f"MoCo v1, 200 epochs, {_LVIS_MASKS} 23.2; supervised 23.5 ({_PAPER}, A.4)",
     "lvis-fpn-2x": f"MoCo v1, 200 epochs, {_LVIS_MASKS} 24.1; random 22.5, supervised 23.2 "
     f"({_PAPER}, Table 6 and A.4)",

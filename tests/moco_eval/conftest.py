@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from moco_eval.data.images import DIGITS_INPUT
-from moco_eval.engines.recipes import RECIPES
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import build_network
+from moco_eval.engines.recipes import RECIPES
 
 
 def rectangle(left, top, width, height):

@@ -163,5 +163,3 @@ def allow_miniatures(monkeypatch):
             num_classes=NUM_CLASSES.get(name, published.num_classes),
         )
         monkeypatch.setitem(scene_sets.SCENE_SETS, name, small)
-
-

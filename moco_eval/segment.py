@@ -23,7 +23,7 @@ from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
 from moco_eval.semantic.recipe import SemanticRecipe
 
-VERSION = 2
+VERSION = semantic.VERSION
 AnyRecipe = Recipe | SemanticRecipe
 
 # One detector, two protocols: a box AP is comparable between them only if the numbers are the same.

@@ -7,7 +7,6 @@ from contextlib import closing
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -85,10 +84,3 @@ def predicted_of(
         (index, model.predict(split.items[index].image()).cpu().numpy().astype(np.uint8))
         for index in indices
     ]
-
-
-def worst_first(scores: Scores) -> list[int]:
-    """The images' indices from the lowest mIoU to the highest, without those that have none."""
-    by_image: NDArray[np.float64] = scores.drawn["mIoU_by_image"]
-    order = np.argsort(by_image, kind="stable").tolist()
-    return [index for index in order if np.isfinite(by_image[index])]

@@ -163,8 +163,8 @@ class Detectron(Detector):
         }
 
     def settings(self) -> dict[str, Any]:
-        """The entries of Detectron2's configuration that are not its defaults, by dotted keys."""
-        return differences(self.cfg)
+        """``norms``, in a sentence; Detectron2's configuration where not its default, by keys."""
+        return {"norms": self.norms, **differences(self.cfg)}
 
     @property
     def _is_c4(self) -> bool:

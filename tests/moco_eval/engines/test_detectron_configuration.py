@@ -194,8 +194,10 @@ def test_every_entry_is_upstreams_but_for_a_few_that_are_named(resnet50):
 
     from moco_eval.engines.detectron.configuration import flat
 
-    # Two frozen-norm and frozen variants, the small recipes: no published configuration.
-    assert RECIPES.keys() - EXPECTED.keys() == {
+    # Two frozen-norm and frozen variants, the small recipes: no published configuration. ViTDet's
+    # are written in Python.
+    resnets = {name for name, recipe in RECIPES.items() if recipe.optimizer == "sgd"}
+    assert resnets - EXPECTED.keys() == {
         *("digits-c4", "small-fpn", "coco-fpn-1x-frozen", "lvis-fpn-2x-frozen-norms")
     }
     defaults = flat(get_cfg())
@@ -336,3 +338,4 @@ def test_detectron2_builds_the_same_model_from_the_configuration(narrow, name):
     assert {name: t.shape for name, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
     assert set(detector.settings()) > {"MODEL.RESNETS.WIDTH_PER_GROUP", "SOLVER.MAX_ITER"}
     assert detector.settings()["MODEL.RESNETS.NORM"] == "BN"
+    assert detector.settings()["norms"].startswith("BN: each sees the 16 images of one device")

@@ -244,6 +244,8 @@ def test_data_of_many_sizes_are_judged_image_by_image(few_updates, make_encoder,
     outcome = run(make_encoder(), few_updates(num_iterations=1), data, tmp_path / "run")
     counted = outcome.drawn["label_confusion"].sum(1).tolist()
     assert counted == [20 * 50 + 7 * 7, 64 * 33]
-    shapes = {index: labels.shape for index, labels in outcome.drawn["predicted_worst"]}
-    assert shapes == {0: (50, 20), 1: (33, 64), 2: (7, 7)}
+    shown = (*outcome.drawn["predicted_worst"], *outcome.drawn["predicted_best"])
+    sizes = {0: (50, 20), 1: (33, 64), 2: (7, 7)}
+    assert shown
+    assert all(labels.shape == sizes[index] for index, labels in shown)
     assert dataclasses.asdict(outcome)["num_test"] == 3

@@ -169,9 +169,13 @@ def _recipes(_: Namespace) -> None:
 
 
 def _datasets(_: Namespace) -> None:
-    from moco_eval.data.facts import describe
+    from moco_eval.data import facts, scene_sets, semantic_sets
 
-    print("\n".join(describe()))
+    print("\n".join(facts.describe()))
+    print("\nFor detect and segment:")
+    print("\n".join(scene_sets.describe()))
+    print("\nFor segment --task semantic:")
+    print("\n".join(semantic_sets.describe()))
 
 
 def _formats(_: Namespace) -> None:

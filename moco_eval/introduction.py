@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from moco_eval import semantic
 from moco_eval.cell import Cell, Prepared, num_devices, prepare
 from moco_eval.engines import memory, transfer
+from moco_eval.engines.examples import Detector
 from moco_eval.engines.recipe import Recipe, Training
-from moco_eval.errors import UsageError
 
 DETECTORS = {
     "c4": "an R-CNN on res4, whose res5 runs on regions",
@@ -24,25 +25,22 @@ def introduce(cell: Cell, prepared: Prepared) -> None:
 
 
 def check(cell: Cell) -> None:
-    """Build what the cell would train, prove that its backbone is the encoder, and say both.
+    """Build what the dense cell would train, prove that its backbone is the encoder, and say both.
 
     Raises:
-        UsageError: If the cell trains no detector.
         CheckpointError: If the backbone is not the encoder.
     """
     prepared = prepare(cell)
     introduce(cell, prepared)
-    recipe, run = prepared.recipe, prepared.run
-    if not isinstance(recipe, Recipe):
-        raise UsageError(
-            f"--check is for detectors; {run.protocol} compares the encoder's tensors before and "
-            "after instead. See also: moco-eval check"
-        )
-    assert run.engine is not None, "a detector has an engine"
-    detector, proof = transfer.build_detector(
-        prepared.encoder, recipe, prepared.data, engine=run.engine, seed=cell.seed
-    )
-    for key, value in detector.settings().items():
+    encoder, recipe, data = prepared.encoder, prepared.recipe, prepared.data
+    model: Detector | semantic.Segmenter
+    if isinstance(recipe, Recipe):
+        engine = prepared.run.engine
+        assert engine is not None, "a detector has an engine"
+        model, proof = transfer.build_detector(encoder, recipe, data, engine=engine, seed=cell.seed)
+    else:
+        model, proof = semantic.build(encoder, recipe, data, seed=cell.seed)
+    for key, value in model.settings().items():
         print(f"{key}: {value}")
     print(proof)
 

@@ -182,3 +182,12 @@ _OPENERS: Mapping[str, Callable[[str, Path], SceneData]] = {
     "lvis-v1": _lvis,
     "cityscapes": cityscapes.open_instances,
 }
+
+
+def describe() -> list[str]:
+    """A few lines on each set that is opened by name."""
+    return [
+        f"{name}:DIR\n  {each.num_classes:,} classes of objects, {each.num_train:,} training and "
+        f"{each.num_test:,} test images\n  get it: {each.get}\n  source: {each.source}"
+        for name, each in SCENE_SETS.items()
+    ]

@@ -61,6 +61,14 @@ _CITYSCAPES_TABLES = {
 }
 
 
+def describe() -> list[str]:
+    """A few lines on each set that is opened by name."""
+    return [
+        f"{name}:DIR\n  {each.num_train:,} training and {each.num_test:,} test images"
+        for name, each in PUBLISHED.items()
+    ]
+
+
 def open_voc_augmented(rest: str) -> SemanticData:
     """Open VOC 2012 with SBD's additional training masks: 10,582 training, 1,449 test images.
 

@@ -105,6 +105,27 @@ def test_the_command_says_which_kind_of_segmentation_it_runs(run):
     assert "with masks" in said
 
 
+def test_check_proves_a_segmenters_backbone_too(tmp_path, monkeypatch, capsys):
+    command = ["moco-eval", "segment", "random:resnet10_small", "--task", "semantic", "--check"]
+    monkeypatch.setattr(sys, "argv", [*command, "--data", "digits-scenes"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "segment-semantic: semantic segmentation, a class for each pixel." in said
+    assert "60 tensors are the encoder's; the features of one image differ" in said
+
+
+def test_sets_for_dense_tasks_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["moco-eval", "datasets"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    assert "voc07+12:DIR\n  20 classes of objects, 16,551 training and 4,952 test images" in said
+    assert "voc-aug:DIR\n  10,582 training and 1,449 test images" in said
+
+
 def test_a_task_has_its_recipes_and_refuses_the_others():
     assert segment.recipe_of("", "") == "digits-c4"
     assert segment.recipe_of("semantic", "") == "digits-fcn"

@@ -73,13 +73,17 @@ def evaluate(  # noqa: PLR0913 - the protocols' common signature
         # Frozen means frozen, and what is not finite would not tell.
         if recipe.freeze == "encoder":
             check_tensors(detector.backbone(), encoder)
-        results = transfer.detect(detector, recipe, data.test, work_dir=folder)
+        results = transfer.detect(
+            detector, recipe, data.test, work_dir=folder, num_workers=resources.num_workers
+        )
         described = {"gate": asdict(proof), "engine_settings": detector.settings()}
         return _Trained(detector, results, described | details)
 
     def judged(recipe: Recipe) -> float:
         part = _held_out(data)
-        done = trained(recipe, part, work_dir / f"lr-{recipe.lr:g}")
+        folder = work_dir / f"lr-{recipe.lr:g}"
+        done = trained(recipe, part, folder)
+        transfer.keep_weights(done.detector, folder)
         metrics = _score(part, done.results, recipe, [primary]).metrics
         return next(iter(metrics.values()))
 

@@ -162,6 +162,10 @@ class Detectron(Detector):
             if name in self.layer_of
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """All its tensors, as Detectron2's own checkpointer takes them."""
+        return dict(self.model.state_dict())
+
     def settings(self) -> dict[str, Any]:
         """``norms``, in a sentence; Detectron2's configuration where not its default, by keys."""
         return {"norms": self.norms, **differences(self.cfg)}

@@ -396,3 +396,17 @@ def test_another_shape_is_refused(make_encoder):
     encoder.network.layer2[0].bn1.running_mean = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"layer2\.0\.bn1\.running_mean is \[1\], not \[32\]"):
         build(encoder, tiny(RECIPES["voc-c4-24k"]))
+
+
+def test_kept_weights_load_by_detectron2s_own_checkpointer(make_encoder, tmp_path):
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    detector, other = (
+        build(make_encoder(), tiny(RECIPES["coco-c4-1x"]), seed=seed) for seed in (0, 1)
+    )
+    path = tmp_path / "model.pth"
+    torch.save({"model": detector.weights()}, path)
+    DetectionCheckpointer(other.model).load(str(path))
+    expected, found = detector.model.state_dict(), other.model.state_dict()
+    assert "roi_heads.box_predictor.cls_score.weight" in expected
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())

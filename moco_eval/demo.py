@@ -20,7 +20,7 @@ from PIL import Image
 
 from moco_eval import knn, records, report, suite, tables
 from moco_eval.data.catalog import ImageData, open_images, open_scenes
-from moco_eval.data.coco import SceneSplit
+from moco_eval.data.scene import SceneSplit
 from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DivergedError
 from moco_eval.features import of_data

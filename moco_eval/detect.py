@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moco_eval.data.coco import SceneData
+from moco_eval.data.scene import SceneData
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines import evaluation
 from moco_eval.engines.recipe import Recipe

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moco_eval import semantic
-from moco_eval.data.coco import SceneData
+from moco_eval.data.scene import SceneData
 from moco_eval.data.semantic import SemanticData
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines import evaluation, recipes

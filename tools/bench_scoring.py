@@ -23,7 +23,7 @@ from faster_coco_eval.core import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from moco_eval.data.coco import Scene, SceneSplit
+from moco_eval.data.scene import Scene, SceneSplit
 from moco_eval.scoring import Kind, score
 from moco_eval.scoring.coco import SUFFIX
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from moco_eval.data import digits, fingerprint
-from moco_eval.data.coco import SceneData, open_coco
+from moco_eval.data.coco import open_coco
 from moco_eval.data.facts import DATASETS, describe
 from moco_eval.data.folders import (
     open_class_folders,
@@ -20,6 +20,7 @@ from moco_eval.data.folders import (
 from moco_eval.data.hugging_face import open_hugging_face
 from moco_eval.data.listings import open_list, open_table
 from moco_eval.data.named import open_by_class, open_named
+from moco_eval.data.scene import SceneData
 from moco_eval.data.scene_sets import SCENE_SETS, open_scene_set
 from moco_eval.data.scenes import open_digit_scenes
 from moco_eval.data.semantic import SemanticData, of_scenes, open_masks

@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from moco_eval.data import fingerprint, index_cache
-from moco_eval.data.coco import Scene, SceneData, SceneSplit
 from moco_eval.data.masks import encode
+from moco_eval.data.scene import Scene, SceneData, SceneSplit
 from moco_eval.errors import DataError
 
 # Classes whose objects are told apart, by their numbers in the maps.

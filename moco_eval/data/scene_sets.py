@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moco_eval.data import cityscapes, voc_scenes
-from moco_eval.data.coco import SceneData, SceneSplit, of_splits, read_split
+from moco_eval.data.coco import read_split
+from moco_eval.data.scene import SceneData, SceneSplit, of_splits
 from moco_eval.errors import DataError, UsageError
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moco_eval.data import coco, digits, fingerprint
-from moco_eval.data.coco import SceneData
 from moco_eval.data.masks import encode
+from moco_eval.data.scene import SceneData
 from moco_eval.errors import DataError, OutputError
 from moco_eval.files import atomic_folder, sha256_of
 

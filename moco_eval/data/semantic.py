@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moco_eval.data import fingerprint
-from moco_eval.data.coco import Scene, SceneData, SceneSplit
 from moco_eval.data.decoding import damage_of
 from moco_eval.data.folder_index import find_images
 from moco_eval.data.images import open_image
+from moco_eval.data.scene import Scene, SceneData, SceneSplit
 from moco_eval.errors import DataError
 
 IGNORED = 255

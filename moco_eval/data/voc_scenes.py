@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from moco_eval.data import fingerprint
-from moco_eval.data.coco import Scene, SceneData, SceneSplit
+from moco_eval.data.scene import Scene, SceneData, SceneSplit
 from moco_eval.data.voc_classes import VOC_CLASSES
 from moco_eval.errors import DataError
 

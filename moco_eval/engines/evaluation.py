@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moco_eval import distributed
-from moco_eval.data.coco import SceneData, SceneSplit
+from moco_eval.data.scene import SceneData, SceneSplit
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines import transfer
 from moco_eval.engines.examples import Detector

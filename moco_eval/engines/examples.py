@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from moco_eval import distributed
-from moco_eval.data.coco import Scene, SceneSplit
 from moco_eval.data.sampler import keyed_generator
+from moco_eval.data.scene import Scene, SceneSplit
 from moco_eval.engines.order import SceneBatches, repeat_factors
 from moco_eval.engines.recipe import Recipe
 from moco_eval.engines.views import View, draw_view, whole_view

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Sampler
 
 from moco_eval import distributed
-from moco_eval.data.coco import Scene
 from moco_eval.data.sampler import keyed_generator
+from moco_eval.data.scene import Scene
 
 
 class SceneBatches(Sampler[list[tuple[int, int]]]):

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import BatchSampler, Dataset
 
 from moco_eval import distributed, engines, recipes
-from moco_eval.data.coco import SceneData, SceneSplit
 from moco_eval.data.sampler import draw_key
+from moco_eval.data.scene import SceneData, SceneSplit
 from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines.examples import Detector, Example, image_of, training_batches
 from moco_eval.engines.gate import Proof, check_backbone

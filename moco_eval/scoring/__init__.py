@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from moco_eval.data.coco import SceneSplit
+from moco_eval.data.scene import SceneSplit
 from moco_eval.errors import DataError
 from moco_eval.scoring import agreement, cityscapes, coco, voc
 from moco_eval.scoring.coco import Kind

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_eval.data.coco import Scene, SceneSplit
+from moco_eval.data.scene import Scene, SceneSplit
 from moco_eval.errors import DataError
 from moco_eval.scoring.results import Result
 from moco_eval.scoring.scores import Scores

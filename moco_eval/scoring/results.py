@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moco_eval.data.coco import SceneSplit
 from moco_eval.data.masks import encode
+from moco_eval.data.scene import SceneSplit
 from moco_eval.errors import DivergedError
 
 Result = dict[str, Any]

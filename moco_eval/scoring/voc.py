@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_eval.data.coco import SceneSplit
+from moco_eval.data.scene import SceneSplit
 from moco_eval.errors import DataError
 from moco_eval.scoring.results import Boxes, true_boxes
 from moco_eval.scoring.scores import Scores

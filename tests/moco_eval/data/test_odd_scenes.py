@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_eval.data.coco import of_splits, read_split
+from moco_eval.data.coco import read_split
+from moco_eval.data.scene import of_splits
 from moco_eval.errors import DataError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moco_eval import distributed
-from moco_eval.data.coco import Scene
+from moco_eval.data.scene import Scene
 from moco_eval.engines.order import SceneBatches, repeat_factors
 
 WIDE = (np.random.RandomState(0).rand(97) < 0.7).tolist()

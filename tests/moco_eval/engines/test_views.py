@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from moco_eval.data.coco import Scene
 from moco_eval.data.masks import decode, encode
+from moco_eval.data.scene import Scene
 from moco_eval.engines.examples import seen
 from moco_eval.engines.views import View, draw_view, jittered, resized, whole_view
 from moco_eval.errors import DataError

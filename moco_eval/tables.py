@@ -24,6 +24,7 @@ PROTOCOLS = (
     *("linear-lbfgs", "linear-ridge", "linear-sgd", "linear-grid"),
     *("lowshot", "lowshot-finetune", "svm", "svm-lowshot", "knn", "finetune"),
     *("detect", "detect-tv", "segment", "segment-tv"),
+    *("segment-semantic", "segment-semantic-linear"),
 )
 
 Format = Literal["md", "latex", "csv", "html"]

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from moco_eval import demo as demo_module
-from moco_eval import records, suite
+from moco_eval import records
+from moco_eval.cell import _scenes as opened_scenes
 from moco_eval.data.catalog import open_images
 from moco_eval.errors import DivergedError
 from pretrain.recipes import RECIPES
@@ -44,7 +45,7 @@ def quick_demo(tmp_path, monkeypatch):
     short = ("num_iterations=2", "lr_drops=[]", "precise_bn_batches=1")
 
     def plan(encoders):
-        first = [cell for cell in whole(encoders) if cell.seed == 0]
+        first = [each for each in whole(encoders) if each.seed == 0]
         return [
             replace(cell, overrides=short, engine="torchvision")
             if cell.protocol in ("detect", "segment")
@@ -56,7 +57,7 @@ def quick_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_module, "plan", plan)
     yield tmp_path / "demo"
     # A process keeps what it opened, and these scenes go with the test.
-    suite._scenes.cache_clear()
+    opened_scenes.cache_clear()
 
 
 def test_the_demo_leaves_records_tables_and_pictures_and_skips_what_is_done(quick_demo, capsys):

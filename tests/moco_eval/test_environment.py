@@ -24,15 +24,16 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
         environment.choose_device("gpu")
 
 
-def test_a_folder_called_detectron2_is_not_detectron2(monkeypatch, tmp_path):
+def test_a_folder_called_detectron2_is_not_detectron2(monkeypatch, tmp_path, make_encoder):
+    encoder = make_encoder()
     (tmp_path / "detectron2").mkdir()
     elsewhere = [path for path in sys.path if "site-packages" not in path]
     monkeypatch.setattr(sys, "path", [str(tmp_path), *elsewhere])
     monkeypatch.delitem(sys.modules, "detectron2", raising=False)
     assert not engines.has_detectron2()
-    assert engines.choose("auto") == "torchvision"
+    assert engines.choose("auto", encoder) == "torchvision"
     with pytest.raises(UsageError, match=r"not installed\. Install it with: python -m pip install"):
-        engines.choose("detectron2")
+        engines.choose("detectron2", encoder)
 
 
 def test_an_unknown_kind_of_scenes_offers_the_nearest():

@@ -138,7 +138,7 @@ def test_a_rank_that_did_not_listen_yet_was_stopped_all_the_same(stand_in, tmp_p
     process = launcher(stand_in("echo $$ > pid-$RANK; exec sleep 60"))
     assert wait_for(lambda: all((tmp_path / f"pid-{rank}").exists() for rank in (0, 1)))
     process.terminate()
-    assert process.wait(10) == 75
+    assert process.wait(60) == 75
 
 
 def test_ranks_die_with_their_launcher(stand_in, tmp_path):

@@ -214,17 +214,30 @@ def keep_weights(detector: Detector, work_dir: Path) -> None:
     engine; under ``trained``, how they came about. In a run of several processes each makes this
     call.
     """
-    # Not before every rank has read what it needs.
-    distributed.total(torch.zeros(1, device=next(detector.parameters()).device))
-    if distributed.rank() == 0:
+
+    def content() -> dict[str, Any]:
         # Tensors that two names share are written once.
-        content = {
+        return {
             "model": detector.weights(),
             "state_dict": dict(detector.state_dict()),
             "trained": json.loads((work_dir / TRAINED).read_text()),
         }
+
+    replace_checkpoints(work_dir, content, device=next(detector.parameters()).device)
+
+
+def replace_checkpoints(
+    work_dir: Path, content: Callable[[], dict[str, Any]], *, device: torch.device
+) -> None:
+    """Put ``content`` into ``work_dir/model.pth`` and remove the checkpoints, on rank 0.
+
+    In a run of several processes each makes this call, with where its tensors lie.
+    """
+    # Not before every rank has read what it needs.
+    distributed.total(torch.zeros(1, device=device))
+    if distributed.rank() == 0:
         with atomic_file(work_dir / WEIGHTS) as file:
-            torch.save(content, file)
+            torch.save(content(), file)
         shutil.rmtree(work_dir / FOLDER, ignore_errors=True)
 
 

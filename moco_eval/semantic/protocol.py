@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from moco_eval import distributed, recipes
 from moco_eval.data.semantic import SemanticData, SemanticSplit
@@ -26,10 +24,9 @@ from moco_eval.encoders.encoder import Encoder
 from moco_eval.engines.gate import Proof, check_tensors
 from moco_eval.engines.loop import Job, fit
 from moco_eval.engines.selection import judges, select_lr
-from moco_eval.engines.transfer import WEIGHTS
+from moco_eval.engines.transfer import replace_checkpoints
 from moco_eval.errors import DataError
 from moco_eval.features import frozen
-from moco_eval.files import atomic_file
 from moco_eval.pictures import best_and_worst
 from moco_eval.records import Outcome
 from moco_eval.resources import PLAIN, Resources
@@ -38,7 +35,6 @@ from moco_eval.semantic.crops import training_batches
 from moco_eval.semantic.inference import judge, predicted_of
 from moco_eval.semantic.model import Segmenter
 from moco_eval.semantic.recipe import SemanticRecipe
-from moco_eval.training.checkpoint import FOLDER
 
 VERSION = 2
 # How many images are shown of the best and of the worst.
@@ -91,7 +87,7 @@ def evaluate(
         "predicted_worst": predicted_of(model, data.test, worst),
         "predicted_best": predicted_of(model, data.test, best),
     }
-    _keep_weights(model, work_dir)
+    replace_checkpoints(work_dir, lambda: {"model": model.state_dict()}, device=model.device)
     return Outcome(
         metrics=dict(scores.metrics),
         num_test=len(data.test),
@@ -104,16 +100,6 @@ def evaluate(
         },
         drawn=drawn,
     )
-
-
-def _keep_weights(model: Segmenter, work_dir: Path) -> None:
-    """Put the trained network into ``work_dir/model.pth`` in the place of its checkpoints."""
-    # Not before every rank has read what it needs.
-    distributed.total(torch.zeros(1, device=model.device))
-    if distributed.rank() == 0:
-        with atomic_file(work_dir / WEIGHTS) as file:
-            torch.save({"model": model.state_dict()}, file)
-        shutil.rmtree(work_dir / FOLDER, ignore_errors=True)
 
 
 def build(

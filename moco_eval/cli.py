@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import sys
@@ -152,6 +153,18 @@ def _convert(arguments: Namespace) -> None:
     print(f"{arguments.output}: written, reloaded and compared. {json.dumps(proof)}")
 
 
+def _module(name: str, text: str) -> Command:
+    """A command whose options and action are in a module of its own."""
+
+    def options(parser: ArgumentParser) -> None:
+        importlib.import_module(name).add_options(parser)
+
+    def action(arguments: Namespace) -> None:
+        importlib.import_module(name).run(arguments)
+
+    return Command(text, options, action)
+
+
 def _no_options(parser: ArgumentParser) -> None:
     """The command takes none."""
 
@@ -192,41 +205,6 @@ def _formats(_: Namespace) -> None:
     print(WRAPPINGS)
 
 
-def _table_options(parser: ArgumentParser) -> None:
-    parser.epilog = """example:
-  moco-eval table --results results --format latex --baseline random --output table.tex"""
-    add = parser.add_argument
-    add("--results", type=str, default="results", help="folder of the records")
-    add("--format", type=str, default="md", help="md, latex, csv or html")
-    add("--baseline", type=str, default=None, help="the encoder that deltas are taken from")
-    add("--output", type=str, default=None, help="a file instead of standard output")
-
-
-def _table(arguments: Namespace) -> None:
-    from moco_eval import records, tables
-    from moco_eval.files import write_text
-
-    found, problems = records.read_all(Path(arguments.results))
-    for problem in problems:
-        print(f"moco-eval table: {problem}", file=sys.stderr)
-    text = tables.render(tables.table(found, baseline=arguments.baseline), arguments.format)
-    if arguments.output:
-        write_text(Path(arguments.output), text)
-    else:
-        print(text)
-
-
-def _published_options(parser: ArgumentParser) -> None:
-    parser.epilog = 'example:\n  moco-eval published "MoCo v2" voc_det_c4_24k'
-    parser.add_argument("words", type=str, nargs="+", help="every word must occur in a row")
-
-
-def _published(arguments: Namespace) -> None:
-    from moco_eval.published import search
-
-    print(search(arguments.words).to_string(index=False))
-
-
 def _doctor(_: Namespace) -> None:
     from moco_eval.environment import doctor
 
@@ -257,8 +235,11 @@ COMMANDS = {
     "recipes": Command("the recipes of every protocol, with their numbers", _no_options, _recipes),
     "datasets": Command("the data sets that open by name", _no_options, _datasets),
     "formats": Command("the checkpoint layouts that load", _no_options, _formats),
-    "table": Command("a comparison table from records", _table_options, _table),
-    "published": Command("search the published numbers", _published_options, _published),
+    "run": _module("moco_eval.suite.command", "a suite: encoders x protocols x seeds"),
+    "results": _module("moco_eval.results_command", "list, show, verify, index, merge records"),
+    "table": _module("moco_eval.tables.command", "a comparison table from records"),
+    "report": _module("moco_eval.report.command", "one page of tables, curves and pictures"),
+    "published": _module("moco_eval.published_command", "search the published numbers"),
     "doctor": Command("what is installed, and what is missing", _no_options, _doctor),
 }
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moco_eval import knn, records, report, suite, tables
+from moco_eval import knn, records, suite, tables
 from moco_eval.data.catalog import ImageData, open_images, open_scenes
 from moco_eval.data.scene import SceneSplit
 from moco_eval.encoders.load import load_encoder
@@ -26,6 +26,7 @@ from moco_eval.errors import DivergedError
 from moco_eval.features import of_data
 from moco_eval.files import write_text
 from moco_eval.pictures import nearest as nearest_images
+from moco_eval.pictures import pretraining as report
 
 RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
 SEEDS = (0, 1, 2)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from moco_eval import distributed, report
+from moco_eval import distributed
 from moco_eval.data.images import denormalize
+from moco_eval.pictures import pretraining as report
 from moco_eval.progress import Progress
 from moco_eval.training.metrics import MetricsFile, TensorBoardFile, read_metrics
 from pretrain.batches import Views

@@ -26,15 +26,16 @@ FLOORS = [
     {"encoders"},
     {"scoring"},
     {"data"},
-    {"tables", "report", "pictures", "trials", "typeset", "published"},
-    {"canvas"},
+    {"report"},
+    {"tables", "pictures", "results_command", "published_command"},
+    {"canvas", "store", "published"},
     {"records", "recipes", "options", "schedules", "optim", "environment"}
     | {"logistic", "progress", "distributed", "resources", "accuracy", "chance"},
     {"files"},
     {"errors"},
 ]
 WITHOUT_TORCH = (
-    *("tables", "trials", "typeset", "report", "pictures", "canvas", "records", "published"),
+    *("tables", "report", "pictures", "canvas", "records", "store", "published"),
     *("errors", "files", "recipes", "options", "cli"),
 )
 

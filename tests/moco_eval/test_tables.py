@@ -4,8 +4,9 @@ import io
 import pandas as pd
 import pytest
 
-from moco_eval import __version__, recipes, suite, tables, typeset
+from moco_eval import __version__, recipes, suite, tables
 from moco_eval.errors import UsageError
+from moco_eval.tables import typeset
 
 
 def record(encoder, value, *, seed=0, **changes):

@@ -1,4 +1,4 @@
-"""Pictures of pretraining and of detection: what the network saw, how it learnt, what it finds.
+"""Pictures of pretraining: what the network saw, how it learnt; and of what a detector finds.
 
 Each function takes numpy arrays, writes a PNG, and beside it, under the same name, a CSV of the
 numbers that are drawn.

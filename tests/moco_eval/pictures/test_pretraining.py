@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from moco_eval import canvas, report
+from moco_eval import canvas
 from moco_eval.errors import OutputError
+from moco_eval.pictures import pretraining as report
 
 
 def pixels(path):

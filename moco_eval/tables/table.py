@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from moco_eval import __version__, typeset
+from moco_eval import __version__
 from moco_eval.errors import UsageError, unknown
-from moco_eval.trials import Cell, Record, average, primary, require_comparable
+from moco_eval.tables import typeset
+from moco_eval.tables.trials import Cell, Record, average, primary, require_comparable
 
 # The order of columns: classification from the quickest probe to fine-tuning, then detection, each
 # engine beside the other. Others follow by name.

@@ -1,0 +1,1 @@
+"""Many records: read, indexed, verified, merged."""

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,13 @@ from moco_eval.errors import DivergedError
 from moco_eval.features import of_data
 from moco_eval.files import write_text
 from moco_eval.pictures import nearest as nearest_images
-from moco_eval.pictures import pretraining as report
+from moco_eval.pictures import overlays
+from moco_eval.scoring import score
 
 RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
 SEEDS = (0, 1, 2)
 MAX_PROCESSES = 4  # each takes about a gigabyte
 TABLE_FILES = {"md": "table.md", "latex": "table.tex", "csv": "table.csv", "html": "table.html"}
-
-# Boxes below this score would hide the picture under guesses; AP counts them all.
-SHOWN_SCORE = 0.3
 
 
 def demo(output: Path) -> None:
@@ -72,9 +69,9 @@ def demo(output: Path) -> None:
     if not (output / "neighbours.png").exists():
         _draw_neighbours(checkpoints[MOCO], open_images("digits"), output / "neighbours.png")
     shown = next(cell for cell in cells if cell.protocol == "segment" and cell.name == MOCO)
-    if not (output / "detections.png").exists():
+    if not list(output.glob("*_images.png")):
         found = output / "work" / suite.work_folder(shown) / "detections.json"
-        _draw_detections(open_scenes(shown.data).test, found, output / "detections.png")
+        _draw_detections(open_scenes(shown.data).test, found, output)
 
     # The table, from the records alone.
     written, problems = records.read_all(results)
@@ -135,43 +132,12 @@ def _draw_neighbours(checkpoint: Path, data: ImageData, path: Path) -> None:
     )
 
 
-def _draw_detections(split: SceneSplit, detections: Path, path: Path) -> None:
-    """The first test scenes with several objects: ground truth beside what was found."""
+def _draw_detections(split: SceneSplit, detections: Path, folder: Path) -> None:
+    """The test scenes that are found best and worst: what is there beside what was found."""
     found = json.loads(detections.read_text())
-    names = dict(zip(split.category_ids, split.classes, strict=True))
-    scenes = [scene for scene in split.scenes if len(scene.labels) > 1][:6]
-    panels = []
-    for scene in scenes:
-        mine = [
-            row
-            for row in found
-            if row["image_id"] == scene.image_id and row["score"] >= SHOWN_SCORE
-        ]
-        boxes = np.array([row["bbox"] for row in mine], dtype=float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        panels.append(
-            report.Scene(
-                image=_pixels(scene.image()),
-                truth=report.Objects(
-                    boxes=scene.boxes,
-                    names=[split.classes[label] for label in scene.labels],
-                    masks=scene.masks(),
-                ),
-                predicted=report.Objects(
-                    boxes=boxes,
-                    names=[names[row["category_id"]] for row in mine],
-                    scores=np.array([row["score"] for row in mine]),
-                    masks=replace(
-                        scene,
-                        labels=np.zeros(len(mine), np.int64),
-                        segmentations=tuple(row["segmentation"] for row in mine),
-                    ).masks(),
-                ),
-            )
-        )
-    report.detections(
-        panels, path, title=f"{MOCO}: detections with a score of at least {SHOWN_SCORE}"
-    )
+    scores = score(split, found, "bbox").drawn["F1_by_image"]
+    title = f"{MOCO} on digits-scenes, segment"
+    overlays.draw(scores, split.classes, split, found, folder, title=title)
 
 
 def _pixels(image: Image.Image) -> NDArray[np.float64]:

@@ -1,65 +1,22 @@
-"""Pictures of pretraining: what the network saw, how it learnt; and of what a detector finds.
+"""Pictures of pretraining: what the network saw, and how it learnt.
 
-Each function takes numpy arrays, writes a PNG, and beside it, under the same name, a CSV of the
-numbers that are drawn.
+Each function takes numpy arrays, writes a PNG with its meaning in words, and beside it, under the
+same name, a CSV of the numbers that are drawn.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from numpy.typing import NDArray
 
-from moco_eval.canvas import (
-    BLUE,
-    CLASS_COLORS,
-    GREEN,
-    VERMILLION,
-    Floats,
-    level,
-    outlined,
-    save,
-    save_numbers,
-    show,
-    style,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Objects:
-    """What is, or was found, in one scene.
-
-    Attributes:
-        boxes: ``(N, 4)``: left, top, right, bottom, in pixels.
-        names: The class of each box.
-        scores: ``(N,)`` confidences from 0 to 1; None for ground truth.
-        masks: ``(N, H, W)`` booleans; None where there are only boxes.
-    """
-
-    boxes: Floats
-    names: Sequence[str]
-    scores: Floats | None = None
-    masks: NDArray[np.bool_] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """One scene with its ground truth and a detector's answer; image ``(H, W, 3)`` on 0-1."""
-
-    image: Floats
-    truth: Objects
-    predicted: Objects
+from moco_eval.canvas import BLUE, GREEN, VERMILLION, Floats, level, show, style
+from moco_eval.pictures.writing import write
 
 
 def views_sheet(views: Floats, path: Path, *, title: str) -> None:
@@ -79,7 +36,8 @@ def views_sheet(views: Floats, path: Path, *, title: str) -> None:
             for column in range(num_images):
                 show(axes[row, column], views[column, row])
             axes[row, 0].set_ylabel(f"view {row + 1}")
-        save(figure, path, title=title)
+        alt = f"{num_views} views of each of {num_images} images, as the network sees them."
+        write(figure, path, title=title, alt=alt)
 
 
 def pretraining_curve(
@@ -111,8 +69,13 @@ def pretraining_curve(
             axes.margins(y=0.1)
             _steps_below(axes)
         smoothed = f" (bold: mean of {window} steps)" if window > 1 else ""
-        save(figure, path, title=f"Pretraining{smoothed}")
-    save_numbers(frame, path)
+        loss, top1 = (smooth[name] for name in ("loss", "contrast_top1"))
+        alt = (
+            f"Pretraining over {len(frame):,} steps: loss from {loss.iloc[0]:.2f} to"
+            f" {loss.iloc[-1]:.2f}, where guessing has {chance_loss:.2f}; contrastive top-1 from"
+            f" {top1.iloc[0]:.1f} to {top1.iloc[-1]:.1f} %, where guessing has {chance_top1:.2g} %."
+        )
+        write(figure, path, title=f"Pretraining{smoothed}", alt=alt, numbers=frame)
 
 
 def embeddings_panel(metrics: Sequence[Mapping[str, Any]], path: Path, *, dim: int) -> None:
@@ -152,8 +115,14 @@ def embeddings_panel(metrics: Sequence[Mapping[str, Any]], path: Path, *, dim: i
         similarity.legend(loc="upper right", ncols=2, handlelength=3)
         for axes in (spread, rank, similarity):
             _steps_below(axes)
-        save(figure, path, title="Embeddings of one batch while pretraining")
-    save_numbers(frame, path)
+        last = frame.iloc[-1]
+        alt = (
+            f"Embeddings at the last look: s.d. of a dimension {last[names[0]]:.2f}, where 1 is"
+            f" even and 0 collapsed; effective rank {last[names[1]]:.0f} of {dim}; cosine"
+            f" {last[names[2]]:.2f} of the same image and {last[names[3]]:.2f} of others."
+        )
+        title = "Embeddings of one batch while pretraining"
+        write(figure, path, title=title, alt=alt, numbers=frame)
 
 
 def knn_curve(points: Sequence[tuple[float, float]], path: Path, *, chance: float) -> None:
@@ -174,78 +143,12 @@ def knn_curve(points: Sequence[tuple[float, float]], path: Path, *, chance: floa
         level(axes, chance, f"chance: {chance:.3g} %")
         axes.set(xlabel="epochs", ylim=(0, 105))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        save(figure, path, title="kNN top-1 (%) while pretraining")
-    save_numbers(frame.assign(chance=chance), path)
-
-
-def detections(scenes: Sequence[Scene], path: Path, *, title: str) -> None:
-    """Draw ground truth beside prediction, two scenes a row.
-
-    Args:
-        scenes: What to draw; predictions below the score one cares for are already left out.
-        path: The PNG.
-        title: Whose predictions they are.
-    """
-    names = sorted({name for s in scenes for o in (s.truth, s.predicted) for name in o.names})
-    colors = {name: CLASS_COLORS[i % len(CLASS_COLORS)] for i, name in enumerate(names)}
-    num_rows = math.ceil(len(scenes) / 2)
-    with style():
-        figure = Figure(figsize=(11.2, 0.5 + 2.9 * num_rows))
-        figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.05, wspace=0.02, hspace=0.02)
-        grid = figure.subplots(num_rows, 5, squeeze=False, width_ratios=[1, 1, 0.1, 1, 1])
-        for axes in grid.flat:
-            axes.set_axis_off()
-        places = [place for row in grid for place in (row[:2], row[3:])]
-        for scene, (left, right) in zip(scenes, places, strict=False):
-            for axes, objects, heading in (
-                (left, scene.truth, "ground truth"),
-                (right, scene.predicted, "prediction"),
-            ):
-                show(axes, scene.image)
-                axes.set_title(heading)
-                _draw_objects(axes, objects, colors, scene.image.shape)
-        save(figure, path, title=title)
-    save_numbers(_object_frame(scenes), path)
-
-
-def _draw_objects(
-    axes: Axes, objects: Objects, colors: Mapping[str, str], shape: tuple[int, ...]
-) -> None:
-    height, width = shape[:2]
-    for index, (box, name) in enumerate(zip(objects.boxes, objects.names, strict=True)):
-        x0, y0, x1, y1 = box
-        color = colors[name]
-        if objects.masks is not None:
-            layer = np.zeros((height, width, 4))
-            layer[objects.masks[index]] = mpl.colors.to_rgba(color, 0.45)
-            axes.imshow(layer, interpolation="nearest")
-        frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.6)
-        frame.set_path_effects(outlined(2.8, "black"))
-        axes.add_patch(frame)
-        text = name if objects.scores is None else f"{name} {objects.scores[index]:.2f}"
-        axes.text(
-            x0,
-            y0,
-            text,
-            fontsize=9,
-            # Above the box and to the right, but inside the picture.
-            va="bottom" if y0 > 0.08 * height else "top",
-            ha="left" if x0 < 0.75 * width else "right",
-            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
+        alt = (
+            f"kNN top-1 while pretraining: from {points[0][1]:.1f} % after {points[0][0]:g} epochs"
+            f" to {top1:.1f} % after {epoch:g}, where guessing has {chance:.3g} %."
         )
-
-
-def _object_frame(scenes: Sequence[Scene]) -> pd.DataFrame:
-    rows = []
-    for number, scene in enumerate(scenes, start=1):
-        for kind, objects in (("truth", scene.truth), ("prediction", scene.predicted)):
-            scores = [None] * len(objects.names) if objects.scores is None else objects.scores
-            for box, name, score in zip(objects.boxes, objects.names, scores, strict=True):
-                rows.append((number, kind, name, score, *box))
-    columns = ["scene", "kind", "class", "score", "x0", "y0", "x1", "y1"]
-    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
-    rounded: pd.DataFrame = frame.round(4)
-    return rounded
+        title = "kNN top-1 (%) while pretraining"
+        write(figure, path, title=title, alt=alt, numbers=frame.assign(chance=chance))
 
 
 def _ticks_up_to(axes: Axes, top: float) -> None:

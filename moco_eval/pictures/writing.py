@@ -20,7 +20,9 @@ _KEYWORD = "Description"
 _AFTER_HEADER = 33
 
 
-def write(figure: Figure, path: Path, *, title: str, alt: str, numbers: pd.DataFrame) -> Path:
+def write(
+    figure: Figure, path: Path, *, title: str, alt: str, numbers: pd.DataFrame | None = None
+) -> Path:
     """Write a figure under a heading, its meaning in its PNG, and its CSV.
 
     Args:
@@ -28,7 +30,7 @@ def write(figure: Figure, path: Path, *, title: str, alt: str, numbers: pd.DataF
         path: The PNG; the CSV gets its name.
         title: The heading, which may take several lines.
         alt: One sentence for who does not see it; ``alt_of`` reads it.
-        numbers: The CSV.
+        numbers: The CSV; None of what is no numbers.
 
     Returns:
         The PNG.
@@ -40,7 +42,8 @@ def write(figure: Figure, path: Path, *, title: str, alt: str, numbers: pd.DataF
     png = path.read_bytes()
     with atomic_file(path) as file:
         file.write(png[:_AFTER_HEADER] + _text_chunk(alt) + png[_AFTER_HEADER:])
-    save_numbers(numbers, path)
+    if numbers is not None:
+        save_numbers(numbers, path)
     return path
 
 

@@ -5,6 +5,7 @@ from PIL import Image
 
 from moco_eval import canvas
 from moco_eval.errors import OutputError
+from moco_eval.pictures import alt_of
 from moco_eval.pictures import pretraining as report
 
 
@@ -120,47 +121,21 @@ def test_the_knn_curve_starts_at_any_epoch_and_shows_chance(tmp_path):
     }
 
 
-def scene(masks=None):
-    image = np.full((40, 60, 3), 0.5)
-    boxes = np.array([[2.0, 3.0, 20.0, 30.0], [30.0, 5.0, 55.0, 35.0]])
-    return report.Scene(
-        image=image,
-        truth=report.Objects(boxes=boxes, names=["one", "two"], masks=masks),
-        predicted=report.Objects(boxes=boxes[:1], names=["one"], scores=np.array([0.9])),
+def test_each_picture_says_what_it_shows(tmp_path):
+    # Losses fall by 1/50 a step from 6.9; with two steps nothing is smoothed.
+    report.pretraining_curve(metrics(2), tmp_path / "loss.png", chance_loss=6.93, chance_top1=0.1)
+    assert alt_of(tmp_path / "loss.png") == (
+        "Pretraining over 2 steps: loss from 6.90 to 6.88, where guessing has 6.93; contrastive"
+        " top-1 from 0.0 to 1.0 %, where guessing has 0.1 %."
     )
-
-
-def test_boxes_are_drawn_in_the_colour_of_their_class_and_listed(tmp_path):
-    report.detections([scene()], tmp_path / "found.png", title="one scene")
-    image = pixels(tmp_path / "found.png")
-    # By name, "one" comes first; its label is drawn twice, that of "two" once.
-    one, two = canvas.CLASS_COLORS[:2]
-    assert count(image, one) > count(image, two) > 500
-    frame = pd.read_csv(tmp_path / "found.csv", keep_default_na=False)
-    assert list(frame["kind"]) == ["truth", "truth", "prediction"]
-    assert list(frame["class"]) == ["one", "two", "one"]
-    assert list(frame["score"]) == ["", "", "0.9"]
-    assert list(frame.loc[1, ["x0", "y0", "x1", "y1"]]) == [30.0, 5.0, 55.0, 35.0]
-
-
-def test_masks_tint_the_object_and_nothing_else(tmp_path):
-    masks = np.zeros((2, 40, 60), dtype=bool)
-    masks[1, 10:30, 35:50] = True
-    report.detections([scene(masks)], tmp_path / "with.png", title="")
-    report.detections([scene()], tmp_path / "without.png", title="")
-    changed = (pixels(tmp_path / "with.png") != pixels(tmp_path / "without.png")).any(-1)
-    # The mask is one solid rectangle, inside its box.
-    rows, columns = np.where(changed)
-    box = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
-    assert changed.sum() == box
-
-
-@pytest.mark.parametrize("num_scenes", [1, 2, 3])
-def test_any_number_of_scenes_and_no_detection_at_all_can_be_drawn(tmp_path, num_scenes):
-    nothing = report.Objects(boxes=np.zeros((0, 4)), names=[], scores=np.zeros(0))
-    empty = report.Scene(image=np.zeros((8, 8, 3)), truth=nothing, predicted=nothing)
-    report.detections([empty] * num_scenes, tmp_path / "found.png", title="")
-    assert pd.read_csv(tmp_path / "found.csv").empty
+    report.knn_curve([(1, 50.0), (20, 97.5)], tmp_path / "knn.png", chance=10)
+    assert "from 50.0 % after 1 epochs to 97.5 % after 20" in alt_of(tmp_path / "knn.png")
+    report.embeddings_panel([embedding_row(0, 0.4, 20.0, 0.9, -0.1)], tmp_path / "e.png", dim=64)
+    assert "0.40, where 1 is even" in alt_of(tmp_path / "e.png")
+    assert "rank 20 of 64; cosine 0.90 of the same image and -0.10" in alt_of(tmp_path / "e.png")
+    report.views_sheet(np.zeros((3, 2, 8, 8, 3)), tmp_path / "views.png", title="black")
+    assert alt_of(tmp_path / "views.png").startswith("2 views of each of 3 images")
+    assert not (tmp_path / "views.csv").exists()
 
 
 def test_a_picture_made_again_is_the_same_file(tmp_path):

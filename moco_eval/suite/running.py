@@ -27,9 +27,12 @@ from moco_eval.cell import (
 from moco_eval.engines.recipe import Recipe as DetectorRecipe
 from moco_eval.engines.recipe import Training
 from moco_eval.errors import DivergedError, PreemptedError, UsageError
+from moco_eval.files import write_text
 from moco_eval.introduction import introduce
 
 __all__ = ["DENSE_PROTOCOLS", "IMAGE_PROTOCOLS", "Cell", "protocol_module"]
+
+RUN_ID = "run_id"
 
 
 def find_record(cell: Cell, *, results: Path) -> dict[str, Any] | None:
@@ -93,10 +96,13 @@ def run_cell(
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         },
     )
+    record = records.read(path)
+    # By it the run's pictures find their record.
+    write_text(work_dir / RUN_ID, f"{record['run_id']}\n")
     _raise(failure, cell, run)
     if pictures and outcome:
         _draw(outcome, prepared, work_dir)
-    return records.read(path)
+    return record
 
 
 def _draw(outcome: records.Outcome, prepared: Prepared, folder: Path) -> None:

@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint docs check clean
 
 help:
 	@echo "make demo    set up .venv and run the whole chain on embedded images (minutes)"
 	@echo "make test    set up .venv and run the tests"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    build the pages of docs/ into build/site, with their links checked"
 	@echo "make check   lint and test"
 	@echo "make clean   remove .venv; runs/ and results/ stay"
 
@@ -31,6 +32,9 @@ lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(INSTALLED)
+	@$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 check: lint test
 

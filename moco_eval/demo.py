@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moco_eval import knn, records, suite, tables
+from moco_eval import knn, store, suite, tables
 from moco_eval.data.catalog import ImageData, open_images, open_scenes
 from moco_eval.data.scene import SceneSplit
 from moco_eval.encoders.load import load_encoder
@@ -74,7 +74,7 @@ def demo(output: Path) -> None:
         _draw_detections(open_scenes(shown.data).test, found, output)
 
     # The table, from the records alone.
-    written, problems = records.read_all(results)
+    written, problems = store.read_all(results)
     for problem in problems:
         print(problem)
     table = tables.table(written, baseline=RANDOM, encoders=tuple(encoders))

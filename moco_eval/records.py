@@ -132,7 +132,7 @@ def config_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def key_of(record: Mapping[str, Any]) -> str:
     """The ``Run.key`` of the run that left this record; another display name is another row."""
     own = {"encoder.id": record["encoder"]["id"], "seed": record["seed"]}
-    return _sha256(_canonical(identity(record) | own))
+    return _sha256(json.dumps(identity(record) | own, sort_keys=True).encode())
 
 
 def write(  # noqa: PLR0913 - a record has this many parts, and each is named at the call
@@ -191,22 +191,6 @@ def write(  # noqa: PLR0913 - a record has this many parts, and each is named at
     return path
 
 
-def read_all(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read every record of a store.
-
-    Returns:
-        The records, oldest first, each with its file's name under ``name``; and a sentence for
-        each file that is left out because it is damaged or newer than this program.
-    """
-    records, problems = [], []
-    for path in sorted(results.glob("*/*/*/*.json"), key=lambda path: path.name):
-        try:
-            records.append(read(path))
-        except (OSError, ValueError) as problem:
-            problems.append(f"{path} is left out: {problem}")
-    return records, problems
-
-
 def read(path: Path) -> dict[str, Any]:
     """The record in ``path``, with the file's name under ``name``.
 
@@ -225,16 +209,10 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"it has schema {record['schema']}, this moco-eval reads up to {SCHEMA}: upgrade it."
         )
-    protocol = record["protocol"]
-    protocol["id"] = RENAMED.get(protocol["id"], protocol["id"])
+    if not record.get("retracts"):
+        protocol = record["protocol"]
+        protocol["id"] = RENAMED.get(protocol["id"], protocol["id"])
     return {**record, "name": path.name}
-
-
-def find(results: Path, key: str) -> dict[str, Any] | None:
-    """The newest successful record of a run with this ``Run.key``; None where there is none."""
-    records, _ = read_all(results)
-    done = [r for r in records if r["status"] == "ok" and key_of(r) == key]
-    return done[-1] if done else None
 
 
 def slug(name: str) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from moco_eval import records
+from moco_eval import store
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_every_committed_record_is_whole():
-    found, problems = records.read_all(ROOT / "results")
+    found, problems = store.read_all(ROOT / "results")
     assert problems == []
     assert len(found) >= 34
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from moco_eval import records, tables
+from moco_eval import store, tables
 from moco_eval.demo import MOCO, PIXELS, RANDOM, SUPERVISED
 from moco_eval.files import write_text
 
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- written by tools/render_results.py -->\n", "<!-- end -->\n"
 
 def rendered() -> dict[Path, str]:
     """Every file that depends on the records, with the text that it should have."""
-    found, problems = records.read_all(ROOT / "results")
+    found, problems = store.read_all(ROOT / "results")
     if problems:
         sys.exit("\n".join(problems))
     shown = [record for record in found if record["protocol"]["id"] in SHOWN]

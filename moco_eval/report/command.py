@@ -21,10 +21,10 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Write the page."""
-    from moco_eval import records, tables
+    from moco_eval import store, tables
     from moco_eval.files import write_text
 
-    found, problems = records.read_all(Path(arguments.results))
+    found, problems = store.read_all(Path(arguments.results))
     for problem in problems:
         print(f"moco-eval report: {problem}", file=sys.stderr)
     page = tables.render(tables.table(found, baseline=arguments.baseline), "html")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from moco_eval import distributed, environment, records
+from moco_eval import distributed, environment, records, store
 from moco_eval.cell import (
     DENSE_PROTOCOLS,
     IMAGE_PROTOCOLS,
@@ -37,7 +37,7 @@ RUN_ID = "run_id"
 
 def find_record(cell: Cell, *, results: Path) -> dict[str, Any] | None:
     """The newest record of the cell if the store holds a successful one."""
-    return records.find(results, prepare(cell).run.key())
+    return store.find(results, prepare(cell).run.key())
 
 
 def run_cell(

@@ -17,6 +17,7 @@ import pandas as pd
 from moco_eval import __version__
 from moco_eval.errors import UsageError, unknown
 from moco_eval.tables import typeset
+from moco_eval.tables.grid import Entry, Grid, Row
 from moco_eval.tables.trials import Cell, Record, average, primary, require_comparable
 
 # The order of columns: classification from the quickest probe to fine-tuning, then detection, each
@@ -72,6 +73,19 @@ class Table:
     cells: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
 
+    def grid(self) -> Grid:
+        """What is printed."""
+        rows = [
+            Row(label=encoder, entries=tuple(Entry(text=_text(c), value=c.mean) for c in cells))
+            for encoder, cells in zip(self.encoders, self.cells, strict=True)
+        ]
+        return Grid(
+            columns=tuple(column.title for column in self.columns),
+            rows=tuple(rows),
+            notes=self.notes,
+            higher_better=tuple(column.higher_better for column in self.columns),
+        )
+
     def frame(self) -> pd.DataFrame:
         """The cells as text, with the encoders as index."""
         frame: pd.DataFrame = pd.DataFrame(
@@ -114,7 +128,7 @@ def table(
     """Arrange records into a table.
 
     Args:
-        records: As ``records.read_all`` returns them, oldest first.
+        records: As ``store.read_heads`` returns them, oldest first.
         baseline: The encoder whose row the others are compared with; None for no comparison.
         encoders: The rows, in their order; by default all, in order of first appearance.
 
@@ -151,7 +165,7 @@ def table(
     return Table(encoders=rows, columns=columns, cells=cells, notes=notes)
 
 
-def render(table: Table, format: Format) -> str:
+def render(table: Table | Grid, format: Format) -> str:
     """Typeset a table; the text ends with a newline.
 
     Args:
@@ -162,15 +176,18 @@ def render(table: Table, format: Format) -> str:
     Raises:
         UsageError: If there is no such format.
     """
-    if format == "md":
-        return typeset.markdown(table.frame(), table.notes)
-    if format == "latex":
-        return typeset.latex(table.frame(), table.notes)
-    if format == "csv":
+    if format == "csv" and isinstance(table, Table):
         text: str = table.tidy().to_csv(index=False, lineterminator="\n")
         return text
-    if format == "html":
-        return typeset.html(table.frame(), table.notes)
+    grid = table.grid() if isinstance(table, Table) else table
+    renderers = {
+        "md": typeset.markdown,
+        "latex": typeset.latex,
+        "csv": typeset.csv,
+        "html": typeset.html,
+    }
+    if format in renderers:
+        return renderers[format](grid)
     raise unknown("table format", format, get_args(Format))
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from moco_eval import demo as demo_module
-from moco_eval import records
+from moco_eval import store
 from moco_eval.cell import _scenes as opened_scenes
 from moco_eval.data.catalog import open_images
 from moco_eval.errors import DivergedError
@@ -63,7 +63,7 @@ def quick_demo(tmp_path, monkeypatch):
 def test_the_demo_leaves_records_tables_and_pictures_and_skips_what_is_done(quick_demo, capsys):
     demo_module.demo(quick_demo)
     first = capsys.readouterr().out
-    written, problems = records.read_all(quick_demo / "results")
+    written, problems = store.read_all(quick_demo / "results")
     assert problems == []
     # Four encoders in lowshot and knn; three, without the pixels, in detect and segment.
     assert len(written) == 4 + 4 + 3 + 3
@@ -78,7 +78,7 @@ def test_the_demo_leaves_records_tables_and_pictures_and_skips_what_is_done(quic
     demo_module.demo(quick_demo)
     again = capsys.readouterr().out
     assert f"{len(written)} runs, {len(written)} of them recorded already" in again
-    assert len(records.read_all(quick_demo / "results")[0]) == len(written)
+    assert len(store.read_all(quick_demo / "results")[0]) == len(written)
 
 
 def test_a_pretraining_that_fails_ends_the_demo(tmp_path):

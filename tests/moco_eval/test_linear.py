@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from moco_eval import distributed, linear, records, suite
+from moco_eval import distributed, linear, store, suite
 from moco_eval.data.catalog import ImageData, open_images
 from moco_eval.data.images import InputSpec
 from moco_eval.data.splits import MultiLabelData, MultiLabelSplit
@@ -203,7 +203,7 @@ def test_a_learning_rate_of_a_million_ends_as_diverged_and_is_recorded(tmp_path)
     ) as e:
         suite.run_cell(cell, results=tmp_path, work_dir=tmp_path)
     assert e.value.exit_code == 70
-    (record,), problems = records.read_all(tmp_path)
+    (record,), problems = store.read_all(tmp_path)
     assert not problems
     assert (record["status"], record["protocol"]["id"]) == ("failed", "linear-sgd")
     assert "learning rate 1e+06" in record["error"]

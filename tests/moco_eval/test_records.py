@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_eval import records
+from moco_eval import records, store
 from moco_eval.errors import OutputError
 
 RUN = records.Run(
@@ -42,7 +42,7 @@ def plant(folder, content):
 
 def test_a_record_holds_the_run_and_what_it_measured(tmp_path):
     path = write(tmp_path)
-    (record,), problems = records.read_all(tmp_path)
+    (record,), problems = store.read_all(tmp_path)
     assert problems == []
     assert record["schema"] == 1
     assert (record["status"], record["error"], record["seed"]) == ("ok", None, 3)
@@ -79,7 +79,7 @@ def test_records_come_back_in_the_order_in_which_they_were_written(tmp_path):
     protocols = ["z", "y", "x", "w", "v", "u"]
     for protocol in protocols:
         write(tmp_path, dataclasses.replace(RUN, protocol=protocol))
-    found, _ = records.read_all(tmp_path)
+    found, _ = store.read_all(tmp_path)
     assert [record["protocol"]["id"] for record in found] == protocols
 
 
@@ -118,14 +118,14 @@ def test_another_display_name_is_another_row_and_so_another_key():
 
 
 def test_find_returns_the_newest_success_of_a_key(tmp_path):
-    assert records.find(tmp_path / "absent", RUN.key()) is None
+    assert store.find(tmp_path / "absent", RUN.key()) is None
     write(tmp_path, status="failed", outcome=None, error="it diverged")
-    assert records.find(tmp_path, RUN.key()) is None
+    assert store.find(tmp_path, RUN.key()) is None
     for top1 in (90.0, 91.0):
         write(tmp_path, outcome=records.Outcome(metrics={"top1": top1}, num_test=1, details={}))
     write(tmp_path, dataclasses.replace(RUN, seed=9))
     write(tmp_path, status="preempted", outcome=None, error="stopped")
-    found = records.find(tmp_path, RUN.key())
+    found = store.find(tmp_path, RUN.key())
     assert found is not None
     assert found["metrics"]["top1"]["value"] == 91.0
 
@@ -138,7 +138,7 @@ def test_a_metric_that_is_not_finite_becomes_null_and_fails_the_run(tmp_path, va
     path = write(tmp_path, outcome=outcome)
     assert "NaN" not in path.read_text()
     assert "Infinity" not in path.read_text()
-    (record,), _ = records.read_all(tmp_path)
+    (record,), _ = store.read_all(tmp_path)
     assert record["status"] == "failed"
     assert record["error"] == "top5: not a finite number."
     assert record["metrics"]["top5"]["value"] is None
@@ -148,7 +148,7 @@ def test_a_metric_that_is_not_finite_becomes_null_and_fails_the_run(tmp_path, va
 def test_a_value_json_does_not_know_costs_no_result(tmp_path):
     details = {"dim": np.int64(64), "norm": np.float32(0.5), "path": Path("a/b"), 5: (1, True)}
     write(tmp_path, outcome=records.Outcome(metrics={"top1": 1.0}, num_test=1, details=details))
-    (record,), _ = records.read_all(tmp_path)
+    (record,), _ = store.read_all(tmp_path)
     assert record["details"] == {"dim": 64, "norm": 0.5, "path": "a/b", "5": [1, True]}
 
 
@@ -163,7 +163,7 @@ def test_damaged_torn_misnamed_and_newer_files_are_left_out_by_name(tmp_path):
     misnamed = whole.with_name("copy of a record.json")
     misnamed.write_bytes(whole.read_bytes())
     newer = plant(whole.parent, b'{"schema": 2}')
-    found, problems = records.read_all(tmp_path)
+    found, problems = store.read_all(tmp_path)
     assert [record["name"] for record in found] == [whole.name]
     by_path = {problem.split(" is left out: ")[0]: problem for problem in problems}
     assert by_path.keys() == {str(p) for p in (changed, torn, empty, misnamed, newer)}
@@ -196,7 +196,7 @@ def test_names_with_slashes_stay_inside_the_store(tmp_path):
     )
     path = write(tmp_path / "store", hostile)
     assert path.resolve().is_relative_to(tmp_path / "store")
-    (record,), _ = records.read_all(tmp_path / "store")
+    (record,), _ = store.read_all(tmp_path / "store")
     assert record["dataset"]["id"] == "imagefolder:/data/x"
 
 
@@ -223,7 +223,7 @@ def test_two_processes_that_write_to_one_cell_keep_every_record(tmp_path):
     writers = [start_writer(tmp_path, 100) for _ in range(2)]
     announced = [line for writer in writers for line in writer.communicate()[0].splitlines()]
     assert [writer.returncode for writer in writers] == [0, 0]
-    found, problems = records.read_all(tmp_path)
+    found, problems = store.read_all(tmp_path)
     assert problems == []
     assert len(found) == 200
     assert {Path(line).name for line in announced} == {record["name"] for record in found}
@@ -235,10 +235,10 @@ def test_a_writer_killed_before_the_record_appears_leaves_none(tmp_path):
     writer = start_writer(tmp_path, 1, before=kill)
     assert writer.communicate()[0] == ""
     assert writer.returncode == -signal.SIGKILL
-    assert records.read_all(tmp_path) == ([], [])
+    assert store.read_all(tmp_path) == ([], [])
     # The next run is not hindered by what was left.
     write(tmp_path)
-    assert len(records.read_all(tmp_path)[0]) == 1
+    assert len(store.read_all(tmp_path)[0]) == 1
 
 
 def test_a_writer_killed_at_any_moment_tears_no_record_and_loses_none_it_announced(tmp_path):
@@ -251,7 +251,7 @@ def test_a_writer_killed_at_any_moment_tears_no_record_and_loses_none_it_announc
         # A line may be cut short by the kill, a record may not.
         rest = writer.communicate()[0].splitlines(keepends=True)
         announced |= {Path(line.strip()).name for line in rest if line.endswith(".json\n")}
-    found, problems = records.read_all(tmp_path)
+    found, problems = store.read_all(tmp_path)
     assert problems == []
     assert announced <= {record["name"] for record in found}
 
@@ -278,7 +278,7 @@ def test_a_record_that_its_folder_refuses_is_kept_elsewhere_and_printed(
     home = tmp_path / "store" / "linear-lbfgs" / "digits" / "MoCo-v2"
     home.mkdir(parents=True)
     kept.rename(home / kept.name)
-    assert len(records.read_all(tmp_path / "store")[0]) == 1
+    assert len(store.read_all(tmp_path / "store")[0]) == 1
 
 
 def test_a_record_that_fits_nowhere_is_still_printed(tmp_path, monkeypatch, capsys):
@@ -320,7 +320,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path, monkeypatch)
 
 def test_a_record_of_before_the_linear_probe_had_variants_is_read_under_its_new_name(tmp_path):
     write(tmp_path, dataclasses.replace(RUN, protocol="linear"))
-    assert records.find(tmp_path, RUN.key())["protocol"]["id"] == "linear-lbfgs"
+    assert store.find(tmp_path, RUN.key())["protocol"]["id"] == "linear-lbfgs"
 
 
 def test_an_error_is_better_the_lower_it_is(tmp_path):

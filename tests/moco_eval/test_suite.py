@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from moco_eval import linear, records, suite
+from moco_eval import linear, store, suite
 from moco_eval.errors import DivergedError, UsageError
 
 CELL = suite.Cell(
@@ -38,7 +38,7 @@ def test_what_differs_is_another_cell(tmp_path, change):
 def test_running_a_cell_again_keeps_both_records(tmp_path):
     run(CELL, tmp_path)
     run(CELL, tmp_path)
-    found, problems = records.read_all(tmp_path / "results")
+    found, problems = store.read_all(tmp_path / "results")
     assert (len(found), problems) == (2, [])
 
 
@@ -52,7 +52,7 @@ def test_two_processes_leave_what_one_would(tmp_path):
     assert both["metrics"] == alone["metrics"]
     # What is recorded is not run again.
     assert len(suite.run_all(cells, **folders, num_processes=2)) == 3
-    assert len(records.read_all(tmp_path / "results")[0]) == 3
+    assert len(store.read_all(tmp_path / "results")[0]) == 3
 
 
 def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
@@ -63,7 +63,7 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, ca
     failing = replace(CELL, protocol="linear", overrides=())
     done = suite.run_all([failing, CELL], results=tmp_path / "results", work_dir=tmp_path / "work")
     assert [record["protocol"]["id"] for record in done] == ["knn"]
-    found, _ = records.read_all(tmp_path / "results")
+    found, _ = store.read_all(tmp_path / "results")
     assert {record["protocol"]["id"]: record["status"] for record in found} == {
         "linear-lbfgs": "failed",
         "knn": "ok",
@@ -74,7 +74,7 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, ca
 def test_a_wrong_request_is_no_failed_run(tmp_path):
     with pytest.raises(UsageError, match="k = 5000 is more than"):
         run(replace(CELL, overrides=("k=5000",)), tmp_path)
-    assert records.read_all(tmp_path / "results") == ([], [])
+    assert store.read_all(tmp_path / "results") == ([], [])
 
 
 def test_an_unknown_protocol_offers_the_nearest():

@@ -1,1 +1,0 @@
-"""Many records: read, indexed, verified, merged."""

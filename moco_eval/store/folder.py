@@ -1,0 +1,72 @@
+"""Which files of a results folder are records, by where they lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+DEPTH = 3  # protocol, dataset, encoder
+
+
+class Stored(NamedTuple):
+    """A file where records lie.
+
+    Attributes:
+        path: Relative to the results folder, with ``/``.
+        size: In bytes.
+        mtime_ns: When it was last changed.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def name(self) -> str:
+        """The file's own name, which begins with the time of its run."""
+        return self.path.rpartition("/")[2]
+
+
+def files(results: Path) -> list[Stored]:
+    """The JSON files in ``<protocol>/<dataset>/<encoder>/``, oldest run first.
+
+    Links to folders are followed, so that a part of a store may lie on another disk. A record that
+    is reached by two ways is there once.
+    """
+    found = sorted(_walk(results, "", DEPTH), key=lambda file: (file.name, file.path))
+    return [file for i, file in enumerate(found) if not i or file.name != found[i - 1].name]
+
+
+def leftovers(results: Path) -> list[str]:
+    """Paths of files that a killed writer left: of no use, and of no harm."""
+    return sorted(
+        path.relative_to(results).as_posix()
+        for path in results.glob("*/*/*/.*.json.tmp")
+        if path.is_file()
+    )
+
+
+def _walk(folder: Path, below: str, depth: int) -> Iterator[Stored]:
+    try:
+        entries = list(os.scandir(folder / below))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = f"{below}/{entry.name}" if below else entry.name
+        if depth and entry.is_dir():
+            yield from _walk(folder, path, depth - 1)
+        elif not depth and entry.name.endswith(".json"):
+            status = _status(entry)
+            yield Stored(path, status.st_size, status.st_mtime_ns)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
+    """Of what a link leads to; of the link itself where that is gone, so that it is told of."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return entry.stat(follow_symlinks=False)

@@ -28,8 +28,8 @@ FLOORS = [
     {"data"},
     {"report"},
     {"tables", "pictures", "results_command", "published_command"},
-    {"canvas", "store", "published"},
-    {"records", "recipes", "options", "schedules", "optim", "environment"}
+    {"canvas", "store", "published", "published_addresses"},
+    {"records", "record_file", "recipes", "options", "schedules", "optim", "environment"}
     | {"logistic", "progress", "distributed", "resources", "accuracy", "chance"},
     {"files"},
     {"errors"},

@@ -1,36 +1,39 @@
 """One immutable JSON file per run and seed: what ran, on what, and what came out.
 
 Nothing is averaged here and nothing is ever changed: a second run of the same cell is a second
-file. A file's name carries the hash of its bytes, so that a damaged one is seen.
+file, a correction another one that names what it supersedes. See ``record_file`` for the file.
 
     <results>/<protocol>/<dataset>/<encoder>/<run_id>.<first 12 digits of the SHA-256>.json
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
 import re
-import secrets
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from numbers import Integral, Real
 from pathlib import Path
-from time import time_ns
 from typing import Any, Literal
 
-from moco_eval.errors import OutputError, output_error
-from moco_eval.files import sync_folder
+from moco_eval import record_file
 
-SCHEMA = 1
+# What a newer program writes is refused; what an older one wrote is read for ever.
+SCHEMA = 2
 
 # What every run did before recipes had a field for it: records without the field mean this.
 UNSAID = {"feature": "pooled", "precision": "fp32", "vote": "temperature", "subset": ""}
+
+# Evaluation never replaces a damaged image: it stops there, and there is no record.
+DAMAGED = {"num_damaged": 0, "damaged_policy": "fail"}
+
+# What a run may cost; what an older record does not say is null.
+COSTS = (
+    *("wall_s", "device_s", "peak_memory_mib", "peak_device_memory_mib"),
+    *("num_processes", "num_resumes"),
+)
 
 # What protocols were called before: ``linear`` had one procedure.
 RENAMED = {"linear": "linear-lbfgs"}
@@ -38,7 +41,12 @@ RENAMED = {"linear": "linear-lbfgs"}
 # Errors among the metrics.
 LOWER_BETTER = {"ece"}
 
-_FILE_NAME = re.compile(r"[0-9a-f-]{36}\.(?P<sha12>[0-9a-f]{12})\.json")
+_PARTS = (
+    *("run_id", "created", "status", "seed", "config", "metrics", "details", "time"),
+    *("encoder.id", "encoder.tensor_sha256", "dataset.id", "dataset.fingerprint"),
+    *("protocol.id", "protocol.version", "protocol.recipe", "protocol.deviations"),
+)
+_PARTS_OF_WITHDRAWAL = ("run_id", "created", "retracts", "reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class Run:
                 "engine": self.engine,
             },
             "config": self.config,
-            "dataset": self.dataset,
+            "dataset": {**DAMAGED, **self.dataset},
             "seed": self.seed,
         }
         return {name: _plain(part) for name, part in record.items()}
@@ -132,7 +140,8 @@ def config_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def key_of(record: Mapping[str, Any]) -> str:
     """The ``Run.key`` of the run that left this record; another display name is another row."""
     own = {"encoder.id": record["encoder"]["id"], "seed": record["seed"]}
-    return _sha256(json.dumps(identity(record) | own, sort_keys=True).encode())
+    text = json.dumps(identity(record) | own, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write(  # noqa: PLR0913 - a record has this many parts, and each is named at the call
@@ -144,6 +153,7 @@ def write(  # noqa: PLR0913 - a record has this many parts, and each is named at
     error: str | None,
     environment: Mapping[str, Any],
     time: Mapping[str, Any],
+    supersedes: str | None = None,
 ) -> Path:
     """Write one record and read it back.
 
@@ -156,7 +166,9 @@ def write(  # noqa: PLR0913 - a record has this many parts, and each is named at
         outcome: What it measured; None where it did not get that far.
         error: Why it failed or stopped, in a sentence.
         environment: Versions and hardware.
-        time: Wall and device seconds, and what else the run cost.
+        time: Wall and device seconds, and what else the run cost: see ``COSTS``.
+        supersedes: The run id of the record that this one repeats. A run that is not ``ok`` takes
+            no other's place.
 
     Returns:
         The record's path.
@@ -165,54 +177,93 @@ def write(  # noqa: PLR0913 - a record has this many parts, and each is named at
         OutputError: If the record cannot be written. It is then in ``~/.moco-eval/unsaved`` where
             that is possible, and on standard output in any case.
     """
+    assert outcome is not None or status != "ok", "an ok run has measured something"
+    metrics = _metrics(outcome)
+    lost = [name for name, metric in metrics.items() if metric["value"] is None]
+    if lost and status == "ok":
+        status, error = "failed", f"{', '.join(lost)}: not a finite number."
+    details = _plain(outcome.details if outcome else {})
     record = {
         **run.as_record(),
-        "schema": SCHEMA,
-        "run_id": _new_run_id(),
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **record_file.stamp(SCHEMA),
+        "supersedes": supersedes if status == "ok" else None,
+        "reason": "run again" if supersedes and status == "ok" else "",
         "status": status,
         "error": error,
-        "metrics": _metrics(outcome),
-        "details": _plain(outcome.details if outcome else {}),
+        "metrics": metrics,
+        "selection": selection_of(details) if outcome else {},
+        "details": details,
         "environment": _plain(environment),
-        "time": _plain(time),
+        "time": dict.fromkeys(COSTS) | _plain(time),
     }
-    assert outcome is not None or status != "ok", "an ok run has measured something"
-    lost = [name for name, metric in record["metrics"].items() if metric["value"] is None]
-    if lost and status == "ok":
-        record |= {"status": "failed", "error": f"{', '.join(lost)}: not a finite number."}
-    content = _canonical(record)
-    folder = results / slug(run.protocol) / slug(run.dataset["id"]) / slug(run.encoder_id)
-    path = folder / f"{record['run_id']}.{_sha256(content)[:12]}.json"
-    try:
-        _write_once(path, content)
-    except OSError as problem:
-        raise _unsaved(path, content, problem) from problem
-    return path
+    return record_file.save(record, folder_of(record, results))
+
+
+def folder_of(record: Mapping[str, Any], results: Path) -> Path:
+    """Where a record lies in a store."""
+    parts = (record["protocol"], record["dataset"], record["encoder"])
+    return results.joinpath(*(slug(part["id"]) for part in parts))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The record in ``path``, with the file's name under ``name``.
+    """The record in ``path``, with the file's name under ``name`` and what older ones lack.
+
+    A withdrawal, which has ``retracts``, is read as it is.
 
     Raises:
-        ValueError: If it is damaged or newer than this program.
+        ValueError: If it is damaged, no record, or newer than this program.
     """
-    named = _FILE_NAME.fullmatch(path.name)
-    if not named:
-        raise ValueError("its name is not that of a record.")
-    content = path.read_bytes()
-    found = _sha256(content)[:12]
-    if found != named["sha12"]:
-        raise ValueError(f"it is damaged, its bytes hash to {found} and not as its name says.")
-    record: dict[str, Any] = json.loads(content)
-    if record["schema"] > SCHEMA:
+    record = record_file.load(path)
+    if not isinstance(record["schema"], int) or record["schema"] > SCHEMA:
         raise ValueError(
             f"it has schema {record['schema']}, this moco-eval reads up to {SCHEMA}: upgrade it."
         )
-    if not record.get("retracts"):
-        protocol = record["protocol"]
-        protocol["id"] = RENAMED.get(protocol["id"], protocol["id"])
-    return {**record, "name": path.name}
+    is_withdrawal = bool(record.get("retracts"))
+    _require(record, _PARTS_OF_WITHDRAWAL if is_withdrawal else _PARTS)
+    if not path.name.startswith(f"{record['run_id']}."):
+        raise ValueError(f"its name is that of another run than {record['run_id']}, which it is.")
+    return {**(record if is_withdrawal else _filled_in(record)), "name": path.name}
+
+
+def selection_of(details: Mapping[str, Any]) -> dict[str, Any]:
+    """How hyper-parameters and weights were chosen: ``rule`` in a sentence, and what came out.
+
+    Curves of what was tried stay in ``details``.
+    """
+    told: Mapping[str, Any] = details.get("selection") or {}
+    if "lr" in told:  # of a dense protocol
+        told = {"what": "lr", "chosen": told["lr"], "by": "primary metric", "on": told["judged_on"]}
+    if "chosen" not in told:
+        return {"rule": "nothing is chosen: all numbers are the recipe's"}
+    chosen = {name: told[name] for name in ("what", "chosen", "by", "on") if name in told}
+    return {"rule": "{what}, by {by}, on {on}".format(**chosen), **chosen}
+
+
+def _require(record: Mapping[str, Any], parts: Iterable[str]) -> None:
+    missing = []
+    for part in parts:
+        inner: Any = record
+        for name in part.split("."):
+            inner = inner.get(name, ...) if isinstance(inner, Mapping) else ...
+        if inner is ...:
+            missing.append(part)
+    if missing:
+        raise ValueError(f"it is whole, but lacks what a record has: {', '.join(missing)}.")
+
+
+def _filled_in(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of any schema as one of the newest."""
+    protocol = record["protocol"]
+    selection = selection_of(record["details"]) if record["metrics"] else {}
+    return {
+        "supersedes": None,
+        "reason": "",
+        "selection": selection,
+        **record,
+        "protocol": {**protocol, "id": RENAMED.get(protocol["id"], protocol["id"])},
+        "dataset": {**DAMAGED, **record["dataset"]},
+        "time": dict.fromkeys(COSTS) | record["time"],
+    }
 
 
 def slug(name: str) -> str:
@@ -249,55 +300,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return str(value)
-
-
-def _canonical(value: Mapping[str, Any]) -> bytes:
-    text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, indent=1)
-    return text.encode() + b"\n"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _new_run_id() -> str:
-    """A version 7 UUID, which sorts by the time it was made (RFC 9562, section 5.7, method 3)."""
-    milliseconds, rest = divmod(time_ns(), 10**6)
-    high = milliseconds << 16 | 7 << 12 | rest * 4096 // 10**6
-    return str(uuid.UUID(int=high << 64 | 2 << 62 | secrets.randbits(62)))
-
-
-def _write_once(path: Path, content: bytes) -> None:
-    """Make ``path`` appear whole, on the disk, and only if it does not exist.
-
-    A hard link is the one exclusive creation that network file systems keep too.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("xb") as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.link(temporary, path)
-        finally:
-            temporary.unlink()
-    sync_folder(path.parent)
-    if path.read_bytes() != content:
-        path.unlink()
-        raise OSError(errno.EIO, "other bytes came back than were written")
-
-
-def _unsaved(path: Path, content: bytes, problem: OSError) -> OutputError:
-    """Put a record that its store refuses where it is not lost, and say where that is."""
-    refuge = Path.home() / ".moco-eval" / "unsaved" / path.name
-    try:
-        _write_once(refuge, content)
-        kept = f"was kept as {refuge}"
-    except OSError as second:
-        kept = f"could not be kept as {refuge} either ({second.strerror})"
-    print(content.decode(), end="", flush=True)
-    return OutputError(
-        f"{output_error(path, problem)} The record {kept} and was printed on standard output."
-        f" Put that file into {path.parent} under its own name and nothing is lost."
-    )

@@ -44,7 +44,7 @@ def test_a_record_holds_the_run_and_what_it_measured(tmp_path):
     path = write(tmp_path)
     (record,), problems = store.read_all(tmp_path)
     assert problems == []
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert (record["status"], record["error"], record["seed"]) == ("ok", None, 3)
     assert record["encoder"]["id"] == "MoCo v2"
     assert record["encoder"]["num_params"] == 7
@@ -162,7 +162,7 @@ def test_damaged_torn_misnamed_and_newer_files_are_left_out_by_name(tmp_path):
     empty.write_bytes(b"")
     misnamed = whole.with_name("copy of a record.json")
     misnamed.write_bytes(whole.read_bytes())
-    newer = plant(whole.parent, b'{"schema": 2}')
+    newer = plant(whole.parent, b'{"schema": 3}')
     found, problems = store.read_all(tmp_path)
     assert [record["name"] for record in found] == [whole.name]
     by_path = {problem.split(" is left out: ")[0]: problem for problem in problems}
@@ -171,7 +171,7 @@ def test_damaged_torn_misnamed_and_newer_files_are_left_out_by_name(tmp_path):
     assert "is damaged" in by_path[str(torn)]
     assert "is damaged" in by_path[str(empty)]
     assert "its name is not that of a record" in by_path[str(misnamed)]
-    assert "schema 2, this moco-eval reads up to 1" in by_path[str(newer)]
+    assert "schema 3, this moco-eval reads up to 2" in by_path[str(newer)]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ FLOORS = [
     {"report"},
     {"tables", "pictures", "results_command", "published_command"},
     {"canvas", "store", "published", "published_addresses"},
-    {"records", "record_file", "recipes", "options", "schedules", "optim", "environment"}
+    {"records", "record_file", "cost", "recipes", "options", "schedules", "optim", "environment"}
     | {"logistic", "progress", "distributed", "resources", "accuracy", "chance"},
     {"files"},
     {"errors"},

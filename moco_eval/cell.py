@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,9 @@ from moco_eval.resources import PLAIN, Resources
 
 IMAGE_PROTOCOLS = ("linear", "knn", "lowshot", "svm", "finetune")
 DENSE_PROTOCOLS = ("detect", "segment")
+
+# Encoders that are kept open: the cells of a suite go through them in turn.
+NUM_OPEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +91,45 @@ def prepare(cell: Cell) -> Prepared:
     Raises:
         UsageError: Or one of its subclasses, if something is not there or does not fit the rest.
     """
+    return _prepare(cell, environment.choose_device(cell.device))
+
+
+def identify(cell: Cell) -> records.Run:
+    """The identity of the execution, found without a GPU: by it a suite knows what is done.
+
+    Raises:
+        UsageError: As ``prepare`` does.
+    """
+    return _prepare(cell, "cpu").run
+
+
+def recipe_of(cell: Cell) -> tuple[str, Any]:
+    """The recipe's name and the recipe, with the cell's deviations.
+
+    Raises:
+        UsageError: If there is no such protocol, recipe or key.
+    """
     module = protocol_module(cell.protocol)
-    recipe_name = cell.recipe or module.DEFAULT_RECIPE
-    recipe = _choose_recipe(cell, module.RECIPES, recipe_name)
-    encoder = _encoder(cell.encoder, cell.hints, environment.choose_device(cell.device))
-    data = _opener(recipe)(cell.data)
+    name = cell.recipe or module.DEFAULT_RECIPE
+    return name, _choose_recipe(cell, module.RECIPES, name)
+
+
+def open_data(cell: Cell, recipe: Any) -> Any:
+    """What the protocol takes: images, scenes or label maps.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    if isinstance(recipe, DetectorRecipe):
+        return _scenes(cell.data)
+    return _label_maps(cell.data) if isinstance(recipe, Training) else _images(cell.data)
+
+
+def _prepare(cell: Cell, device: str) -> Prepared:
+    module = protocol_module(cell.protocol)
+    recipe_name, recipe = recipe_of(cell)
+    encoder, described = _encoder(cell.encoder, cell.hints, device, _stamp(cell.encoder))
+    data = open_data(cell, recipe)
     engine = None
     if isinstance(recipe, DetectorRecipe):
         engine = engines.choose(cell.engine, encoder)
@@ -102,7 +140,7 @@ def prepare(cell: Cell) -> Prepared:
             )
     run = records.Run(
         encoder_id=cell.name or cell.encoder,
-        encoder=_describe_encoder(encoder),
+        encoder=described,
         protocol=recipes.protocol_id(cell.protocol, recipe)
         + (engines.SUFFIX[engine] if engine else ""),
         version=module.VERSION,
@@ -137,12 +175,6 @@ def _choose_recipe(cell: Cell, known: dict[str, Any], name: str) -> Any:
     return recipes.choose({name: scaled}, name, cell.overrides)
 
 
-def _opener(recipe: Any) -> Any:
-    if isinstance(recipe, DetectorRecipe):
-        return _scenes
-    return _label_maps if isinstance(recipe, Training) else _images
-
-
 def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
     manifest = asdict(encoder.manifest)
     return manifest | {
@@ -154,14 +186,23 @@ def _describe_encoder(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-@functools.cache
-def _encoder(spec: str, hints: Hints, device: str) -> Encoder:
+@functools.lru_cache(NUM_OPEN)
+def _encoder(
+    spec: str, hints: Hints, device: str, stamp: tuple[int, ...]
+) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder on its device, and its description; opened anew when its file has changed."""
     encoder = load_encoder(spec, **asdict(hints))
     encoder.network.to(device)
-    return encoder
+    return encoder, _describe_encoder(encoder)
 
 
-# The cells of a suite share encoders and data: each is opened once.
+def _stamp(spec: str) -> tuple[int, ...]:
+    """What changes when the file ``spec`` is written; nothing where it is none."""
+    path = Path(spec)
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
+
+
+# The cells of a suite share data: each is opened once.
 _images = functools.cache(catalog.open_labelled)
 _scenes = functools.cache(catalog.open_scenes)
 _label_maps = functools.cache(catalog.open_semantic)

@@ -70,7 +70,7 @@ def demo(output: Path) -> None:
         _draw_neighbours(checkpoints[MOCO], open_images("digits"), output / "neighbours.png")
     shown = next(cell for cell in cells if cell.protocol == "segment" and cell.name == MOCO)
     if not list(output.glob("*_images.png")):
-        found = output / "work" / suite.work_folder(shown) / "detections.json"
+        found = output / "work" / suite.folder_of(shown) / "detections.json"
         _draw_detections(open_scenes(shown.data).test, found, output)
 
     # The table, from the records alone.

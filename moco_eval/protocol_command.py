@@ -159,17 +159,23 @@ def run(arguments: Namespace, name: str) -> None:
 
 def _run_trial(arguments: Namespace, cell: Cell) -> dict[str, Any]:
     """Find or make one record, and print its numbers where this is the first process."""
-    from moco_eval import distributed, suite
+    from moco_eval import distributed, store, suite
+    from moco_eval.cell import prepare
 
     results = Path(arguments.results)
     # What cannot run is refused here, before there are several processes to refuse it.
-    found = None if arguments.rerun else suite.find_record(cell, results=results)
+    prepared = prepare(cell)
+    key = prepared.run.key()
+    found = None if arguments.rerun else store.find(results, key)
     if found is None and arguments.nproc > 1 and not distributed.is_launched():
         _launch(arguments.nproc, cell.seed)
-        return suite.find_record(cell, results=results) or {}
-    work_dir = Path(arguments.work) / suite.work_folder(cell)
+        return store.find(results, key) or {}
     record = found or suite.run_cell(
-        cell, results=results, work_dir=work_dir, pictures=arguments.pictures
+        cell,
+        results=results,
+        work_dir=Path(arguments.work) / suite.work_folder(cell),
+        pictures=arguments.pictures,
+        prepared=prepared,
     )
     if distributed.rank() == 0:
         protocol = f"{record['protocol']['id']}@{record['protocol']['version']}"

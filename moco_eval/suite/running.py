@@ -1,21 +1,14 @@
-"""Encoders x protocols x seeds: run what is missing, skip what is done, record what fails."""
+"""One cell: found among the records, or run and recorded, with the pictures of what it found."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import resource
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
 
-from moco_eval import distributed, environment, records, store
+from moco_eval import cost, distributed, environment, records, store
 from moco_eval.cell import (
     DENSE_PROTOCOLS,
     IMAGE_PROTOCOLS,
@@ -29,6 +22,7 @@ from moco_eval.engines.recipe import Training
 from moco_eval.errors import DivergedError, PreemptedError, UsageError
 from moco_eval.files import write_text
 from moco_eval.introduction import introduce
+from moco_eval.suite.claims import Claim
 
 __all__ = ["DENSE_PROTOCOLS", "IMAGE_PROTOCOLS", "Cell", "protocol_module"]
 
@@ -40,8 +34,30 @@ def find_record(cell: Cell, *, results: Path) -> dict[str, Any] | None:
     return store.find(results, prepare(cell).run.key())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a run's record stands for among others.
+
+    Attributes:
+        supersedes: The ``run_id`` of the record that it takes the place of.
+        claim: What must still be held when it is written: see ``moco_eval.suite.claims``.
+    """
+
+    supersedes: str | None = None
+    claim: Claim | None = None
+
+
+ALONE = Standing()
+
+
 def run_cell(
-    cell: Cell, *, results: Path, work_dir: Path, pictures: bool = False
+    cell: Cell,
+    *,
+    results: Path,
+    work_dir: Path,
+    pictures: bool = False,
+    prepared: Prepared | None = None,
+    standing: Standing = ALONE,
 ) -> dict[str, Any]:
     """Run one cell and return its record.
 
@@ -52,6 +68,8 @@ def run_cell(
         results: The store.
         work_dir: Where the run leaves what is no result: predictions, curves.
         pictures: Whether to draw there what the protocol has to show.
+        prepared: The cell opened, by whoever has done that already.
+        standing: What the record takes the place of, and what it is subject to.
 
     Returns:
         The record; on ranks that write none, an empty one.
@@ -59,31 +77,38 @@ def run_cell(
     Raises:
         UsageError: If the cell cannot be run as asked; nothing is recorded.
         DivergedError: If it ran and failed; that is recorded.
-        PreemptedError: If it was asked to stop; that is recorded, and the same call continues.
+        PreemptedError: If it was asked to stop; that is recorded, and the same call continues. Also
+            if another process has taken it over meanwhile, which then records it.
     """
-    prepared = prepare(cell)
+    prepared = prepared or prepare(cell)
     run = prepared.run
     keywords: dict[str, Any] = {"engine": run.engine} if run.engine else {}
     is_first = distributed.rank() == 0
     if is_first:
         introduce(cell, prepared)
-    begun_s = time.monotonic()
     outcome, failure = None, None
-    try:
-        outcome = prepared.module.evaluate(
-            prepared.encoder,
-            prepared.recipe,
-            prepared.data,
-            seed=cell.seed,
-            work_dir=work_dir,
-            resources=cell.resources,
-            **keywords,
-        )
-    except (DivergedError, PreemptedError, RuntimeError) as error:
-        failure = error
+    with cost.Meter(run.key(), work_dir, device=prepared.encoder.device.type) as meter:
+        try:
+            outcome = prepared.module.evaluate(
+                prepared.encoder,
+                prepared.recipe,
+                prepared.data,
+                seed=cell.seed,
+                work_dir=work_dir,
+                resources=cell.resources,
+                **keywords,
+            )
+        except (DivergedError, PreemptedError, RuntimeError) as error:
+            failure = error
+        spent = meter.end(is_finished=not isinstance(failure, PreemptedError))
     if not is_first:
         _raise(failure, cell, run)
         return {}
+    if standing.claim and not standing.claim.holds():
+        raise PreemptedError(
+            f"{cell.protocol} of {run.encoder_id}: another process holds this cell since this one "
+            "was silent for too long. It records it; what was measured here is left out."
+        )
     path = records.write(
         run,
         results,
@@ -91,10 +116,8 @@ def run_cell(
         outcome=outcome,
         error=str(failure) if failure else None,
         environment=environment.describe(),
-        time={
-            "wall_s": round(time.monotonic() - begun_s, 3),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        },
+        time=spent,
+        supersedes=standing.supersedes,
     )
     record = records.read(path)
     # By it the run's pictures find their record.
@@ -141,75 +164,6 @@ def _raise(failure: Exception | None, cell: Cell, run: records.Run) -> None:
         raise failure
     if failure:
         raise DivergedError(f"{cell.protocol} of {run.encoder_id} failed: {failure}") from failure
-
-
-def run_all(
-    cells: Sequence[Cell], *, results: Path, work_dir: Path, num_processes: int = 1
-) -> list[dict[str, Any]]:
-    """Run the cells that the store does not hold; a failed one is recorded and the rest goes on.
-
-    Args:
-        cells: What to run.
-        results: The store.
-        work_dir: Each cell gets a folder below it, with a log of what it printed.
-        num_processes: How many cells run at once, each on one thread of its own process: small
-            networks on a CPU gain more from that than from more threads.
-
-    Returns:
-        The records of the cells that are done, new or old.
-    """
-    found = {cell: find_record(cell, results=results) for cell in cells}
-    missing = [cell for cell in cells if found[cell] is None]
-    print(f"{len(cells)} runs, {len(cells) - len(missing)} of them recorded already.", flush=True)
-    progress = tqdm(total=len(missing), desc="runs", unit="run", disable=None)
-    done = [record for record in found.values() if record is not None]
-    outcomes = _outcomes(missing, results, work_dir, num_processes)
-    for number, (cell, ended) in enumerate(outcomes, len(done) + 1):
-        label = f"{cell.protocol} {cell.name or cell.encoder} seed {cell.seed}"
-        if isinstance(ended, DivergedError):
-            text = f"failed. {ended}"
-        else:
-            text = f"{summary(ended)} ({ended['time']['wall_s']:.1f} s)"
-            done.append(ended)
-        progress.update()
-        tqdm.write(f"[{number}/{len(cells)}] {label}: {text}")
-    progress.close()
-    return done
-
-
-def _outcomes(
-    cells: Sequence[Cell], results: Path, work_dir: Path, num_processes: int
-) -> Iterator[tuple[Cell, dict[str, Any] | DivergedError]]:
-    """Each cell with its record, or the error with which it failed, as they end."""
-    if num_processes == 1 or len(cells) < 2:
-        yield from ((cell, _run_logged(cell, results, work_dir)) for cell in cells)
-        return
-    # Spawned, as a forked child would inherit torch's threads in an unknown state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, torch.set_num_threads, (1,)) as pool:
-        futures = {pool.submit(_run_logged, cell, results, work_dir): cell for cell in cells}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise DivergedError(
-                "A process that ran a cell was killed, perhaps for want of memory. What is "
-                "recorded stays; the same command goes on from it."
-            ) from error
-
-
-def _run_logged(cell: Cell, results: Path, work_dir: Path) -> dict[str, Any] | DivergedError:
-    """Run a cell with what it prints in a log of its own."""
-    folder = work_dir / work_folder(cell)
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context((folder / "log.txt").open("w"))
-        stack.enter_context(contextlib.redirect_stdout(log))
-        stack.enter_context(contextlib.redirect_stderr(log))
-        try:
-            return run_cell(cell, results=results, work_dir=folder)
-        except DivergedError as error:
-            return error
 
 
 def work_folder(cell: Cell) -> Path:

@@ -1,9 +1,13 @@
+import json
 from dataclasses import replace
 
 import pytest
 
-from moco_eval import linear, store, suite
-from moco_eval.errors import DivergedError, UsageError
+from moco_eval import store, suite
+from moco_eval.encoders.hints import Hints
+from moco_eval.errors import PreemptedError, UsageError
+from moco_eval.suite import claims
+from moco_eval.suite.running import Standing
 
 CELL = suite.Cell(
     protocol="knn", encoder="pixels", data="digits", name="raw", overrides=("other_k=[]",)
@@ -42,35 +46,6 @@ def test_running_a_cell_again_keeps_both_records(tmp_path):
     assert (len(found), problems) == (2, [])
 
 
-def test_two_processes_leave_what_one_would(tmp_path):
-    cells = [CELL, replace(CELL, overrides=("k=3", "other_k=[]")), replace(CELL, seed=1)]
-    folders = {"results": tmp_path / "results", "work_dir": tmp_path / "work"}
-    done = suite.run_all(cells, **folders, num_processes=2)
-    assert len(done) == 3
-    alone = run(CELL, tmp_path / "alone")
-    both = next(r for r in done if r["config"] == alone["config"] and r["seed"] == 0)
-    assert both["metrics"] == alone["metrics"]
-    # What is recorded is not run again.
-    assert len(suite.run_all(cells, **folders, num_processes=2)) == 3
-    assert len(store.read_all(tmp_path / "results")[0]) == 3
-
-
-def test_a_failed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
-    def diverge(*arguments, **options):
-        raise DivergedError("the loss is nan")
-
-    monkeypatch.setattr(linear, "evaluate", diverge)
-    failing = replace(CELL, protocol="linear", overrides=())
-    done = suite.run_all([failing, CELL], results=tmp_path / "results", work_dir=tmp_path / "work")
-    assert [record["protocol"]["id"] for record in done] == ["knn"]
-    found, _ = store.read_all(tmp_path / "results")
-    assert {record["protocol"]["id"]: record["status"] for record in found} == {
-        "linear-lbfgs": "failed",
-        "knn": "ok",
-    }
-    assert "failed. the loss is nan" in capsys.readouterr().out
-
-
 def test_a_wrong_request_is_no_failed_run(tmp_path):
     with pytest.raises(UsageError, match="k = 5000 is more than"):
         run(replace(CELL, overrides=("k=5000",)), tmp_path)
@@ -80,3 +55,32 @@ def test_a_wrong_request_is_no_failed_run(tmp_path):
 def test_an_unknown_protocol_offers_the_nearest():
     with pytest.raises(UsageError, match="Did you mean 'linear'"):
         suite.protocol_module("lineal")
+
+
+def test_a_run_leaves_the_id_of_its_record_beside_its_pictures(tmp_path):
+    record = run(CELL, tmp_path)
+    assert (tmp_path / "work" / "run_id").read_text() == f"{record['run_id']}\n"
+
+
+def test_other_weights_under_the_same_name_are_another_cell(tmp_path, write_checkpoint):
+    path = tmp_path / "checkpoint.pth"
+    cell = replace(CELL, encoder=str(path), hints=Hints(arch="resnet10_small", input="half,size=8"))
+    write_checkpoint(path, seed=0)
+    run(cell, tmp_path)
+    # The same bytes under another file name are found, other bytes under this one are not.
+    moved = tmp_path / "moved.pth"
+    moved.write_bytes(path.read_bytes())
+    assert find(replace(cell, encoder=str(moved)), tmp_path)
+    write_checkpoint(path, seed=1)
+    assert find(cell, tmp_path) is None
+
+
+def test_a_holder_that_was_taken_for_dead_records_nothing(tmp_path):
+    claim = claims.acquire(tmp_path / "claims", "cell")
+    taken_over = {**claim.told, "token": "another"}
+    (tmp_path / "claims" / "cell.2").write_text(json.dumps(taken_over))
+    standing = Standing(claim=claim)
+    folders = {"results": tmp_path / "results", "work_dir": tmp_path / "work"}
+    with pytest.raises(PreemptedError, match="another process holds this cell"):
+        suite.run_cell(CELL, **folders, standing=standing)
+    assert store.read_all(tmp_path / "results") == ([], [])

@@ -23,6 +23,9 @@ from typing import Any
 from moco_eval.errors import OutputError, output_error
 from moco_eval.files import sync_folder
 
+# What file systems without hard links say.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
 _NAME = re.compile(r"(?P<run_id>[0-9a-f-]{36})\.(?P<sha12>[0-9a-f]{12})\.json")
 
 
@@ -81,22 +84,32 @@ def load(path: Path) -> dict[str, Any]:
 def write_once(path: Path, content: bytes) -> None:
     """Make ``path`` appear whole, on the disk, and only if it does not exist.
 
-    A hard link is the one exclusive creation that network file systems keep too.
+    A hard link is the one exclusive creation that network file systems keep too. Where there are
+    none (exFAT, some mounted object stores), a rename does: no two records have one name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with temporary.open("xb") as file:
         try:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.link(temporary, path)
+            _link(temporary, path)
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     if path.read_bytes() != content:
         path.unlink()
         raise OSError(errno.EIO, "other bytes came back than were written")
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or path.exists():
+            raise
+        temporary.rename(path)
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from moco_eval.errors import UsageError
+
+# No writer takes as long, and clocks of machines that share a disk agree better.
+LEFT_AFTER_S = 600.0
 
 DEPTH = 3  # protocol, dataset, encoder
 
@@ -34,17 +40,27 @@ def files(results: Path) -> list[Stored]:
 
     Links to folders are followed, so that a part of a store may lie on another disk. A record that
     is reached by two ways is there once.
+
+    Raises:
+        UsageError: If ``results`` is a file.
     """
+    if results.exists() and not results.is_dir():
+        raise UsageError(f"{results} is a file; the folder of the records is asked for.")
     found = sorted(_walk(results, "", DEPTH), key=lambda file: (file.name, file.path))
     return [file for i, file in enumerate(found) if not i or file.name != found[i - 1].name]
 
 
 def leftovers(results: Path) -> list[str]:
-    """Paths of files that a killed writer left: of no use, and of no harm."""
+    """Paths of files that killed writers left: of no use, and of no harm.
+
+    A younger one may be about to become a record.
+    """
+    since_s = time.time() - LEFT_AFTER_S
     return sorted(
         path.relative_to(results).as_posix()
-        for path in results.glob("*/*/*/.*.json.tmp")
-        if path.is_file()
+        for pattern in ("*/*/*/.*.json*.tmp", "..index.parquet.*.tmp")
+        for path in results.glob(pattern)
+        if path.is_file() and path.stat().st_mtime < since_s
     )
 
 

@@ -7,6 +7,7 @@ damaged or gone, and two processes may write it at once: it appears whole, and t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from moco_eval import records
-from moco_eval.errors import OutputError
 from moco_eval.files import atomic_file
 from moco_eval.store.folder import Stored
 
@@ -22,6 +22,11 @@ FILE_NAME = ".index.parquet"
 
 # Raise it when heads change: then what an older program indexed is not used.
 LAYOUT = 1
+
+_IGNORED = f"""# A cache that is made again from the records, and what killed writers leave.
+/{FILE_NAME}
+.*.tmp
+"""
 
 _READING = "moco_eval.reading"
 
@@ -52,8 +57,12 @@ def load(results: Path) -> dict[Stored, str]:
     }
 
 
-def save(results: Path, heads: Mapping[Stored, str]) -> bool:
-    """Write the index; False where the folder cannot be written."""
+def save(results: Path, heads: Mapping[Stored, str]) -> None:
+    """Write the index, and keep it out of git: two branches' would not merge.
+
+    Raises:
+        OutputError: If the folder cannot be written.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,12 +74,10 @@ def save(results: Path, heads: Mapping[Stored, str]) -> bool:
             "head": pa.array(list(heads.values()), pa.large_string()),
         }
     ).replace_schema_metadata({_READING: _reading()})
-    try:
-        with atomic_file(path_of(results)) as file:
-            pq.write_table(table, file, compression="zstd")
-    except OutputError:
-        return False
-    return True
+    with atomic_file(path_of(results)) as file:
+        pq.write_table(table, file, compression="zstd")
+    with contextlib.suppress(OSError), (results / ".gitignore").open("x") as ignored:
+        ignored.write(_IGNORED)
 
 
 def parse(heads: Iterable[str]) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from moco_eval import records
+from moco_eval.errors import OutputError
 from moco_eval.store import index
 from moco_eval.store.folder import Stored, files
 from moco_eval.store.states import CURRENT, states
@@ -54,14 +56,18 @@ def read_history(results: Path) -> tuple[list[Record], list[str]]:
         As ``read_heads``; each record has a ``state`` (``current``, ``superseded by RUN`` or
         ``retracted by RUN``) and a ``state_reason``.
     """
+    entries, problems = read_entries(results)
+    return [entry for entry in entries if not entry.get("retracts")], problems
+
+
+def read_entries(results: Path) -> tuple[list[Record], list[str]]:
+    """Read what ``read_history`` does, and withdrawals, which have ``retracts``."""
     entries, problems = _heads(results)
     told = zip(entries, states(entries), strict=True)
-    history = [
-        {**entry, "state": state, "state_reason": reason}
-        for entry, (state, reason) in told
-        if not entry.get("retracts")
+    with_states = [
+        {**entry, "state": state, "state_reason": reason} for entry, (state, reason) in told
     ]
-    return history, problems
+    return with_states, problems
 
 
 def find(results: Path, key: str) -> Record | None:
@@ -78,16 +84,18 @@ def done(results: Path) -> dict[str, Record]:
     return {head["key"]: head for head in heads if head["status"] == "ok"}
 
 
-def rebuild_index(results: Path) -> int:
-    """Make the index anew from the files, and say how many records it holds.
+def rebuild_index(results: Path) -> tuple[int, list[str]]:
+    """Make the index anew from the files.
+
+    Returns:
+        How many records and withdrawals it holds, and a sentence for each file that is left out.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    index.path_of(results).unlink(missing_ok=True)
-    heads, _ = _read_new(results, files(results))
+    heads, problems = _read_new(results, files(results))
     index.save(results, heads)
-    return len(heads)
+    return len(heads), problems
 
 
 def _heads(results: Path) -> tuple[list[Record], list[str]]:
@@ -96,7 +104,9 @@ def _heads(results: Path) -> tuple[list[Record], list[str]]:
     new, problems = _read_new(results, [file for file in there if file not in indexed])
     heads = {file: head for file in there if (head := indexed.get(file) or new.get(file))}
     if heads.keys() != indexed.keys():
-        index.save(results, heads)
+        # Where the folder is read-only, others go without as well.
+        with contextlib.suppress(OutputError):
+            index.save(results, heads)
     return index.parse(heads.values()), problems
 
 

@@ -33,7 +33,11 @@ def describe() -> dict[str, Any]:
         "package": moco_eval.__version__,
         "git": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": versions(),
+        "versions": versions()
+        | {
+            "cuda": torch.version.cuda if cuda else None,
+            "cudnn": str(torch.backends.cudnn.version()) if cuda else None,
+        },
         "hardware": {
             "cpu": _cpu_name(),
             "num_cpus": os.cpu_count(),

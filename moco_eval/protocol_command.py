@@ -161,12 +161,14 @@ def _run_trial(arguments: Namespace, cell: Cell) -> dict[str, Any]:
     """Find or make one record, and print its numbers where this is the first process."""
     from moco_eval import distributed, store, suite
     from moco_eval.cell import prepare
+    from moco_eval.suite.running import Standing
 
     results = Path(arguments.results)
     # What cannot run is refused here, before there are several processes to refuse it.
     prepared = prepare(cell)
     key = prepared.run.key()
-    found = None if arguments.rerun else store.find(results, key)
+    recorded = store.find(results, key)
+    found = None if arguments.rerun else recorded
     if found is None and arguments.nproc > 1 and not distributed.is_launched():
         _launch(arguments.nproc, cell.seed)
         return store.find(results, key) or {}
@@ -176,6 +178,7 @@ def _run_trial(arguments: Namespace, cell: Cell) -> dict[str, Any]:
         work_dir=Path(arguments.work) / suite.work_folder(cell),
         pictures=arguments.pictures,
         prepared=prepared,
+        standing=Standing(supersedes=recorded["run_id"] if recorded else None),
     )
     if distributed.rank() == 0:
         protocol = f"{record['protocol']['id']}@{record['protocol']['version']}"

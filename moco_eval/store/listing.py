@@ -122,7 +122,9 @@ def _title(record: Mapping[str, Any]) -> str:
 
 
 def _relation(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    mine, theirs = records.identity(one), records.identity(other)
+    mine, theirs = (
+        {"encoder.id": each["encoder"]["id"]} | records.identity(each) for each in (one, other)
+    )
     if names := [name for name in mine if mine[name] != theirs[name]]:
         return f"They are never averaged, they differ in: {', '.join(names)}."
     if one["seed"] == other["seed"]:

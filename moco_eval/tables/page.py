@@ -45,6 +45,12 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def notes_of(grid: Grid) -> list[str]:
+    """The notes of a grid that is printed in colour."""
+    is_coloured = any(entry.tone for row in grid.rows for entry in row.entries)
+    return [*map(printable, grid.notes), *([COLOURED] if is_coloured else [])]
+
+
 def html_table(grid: Grid) -> str:
     """A bare ``<table>`` to put into a page whose style begins with ``STYLE``.
 
@@ -59,12 +65,10 @@ def html_table(grid: Grid) -> str:
 
 def html(grid: Grid) -> str:
     """A page that needs nothing else, for light and dark screens, wide and narrow, and print."""
-    toned = any(entry.tone for row in grid.rows for entry in row.entries)
-    notes = [*map(printable, grid.notes), *([COLOURED] if toned else [])]
     heading = printable(grid.title) or "How well the encoders transfer"
     # The heading says what a caption would.
     table = {**_clean(grid), "title": ""}
-    return _template("page").render(grid=table, heading=heading, notes=notes, style=STYLE)
+    return _template("page").render(grid=table, heading=heading, notes=notes_of(grid), style=STYLE)
 
 
 def _clean(grid: Grid) -> dict[str, object]:

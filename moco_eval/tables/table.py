@@ -1,60 +1,31 @@
 """Records become the table that a paper would print.
 
-Nothing depends on the clock, on the folder or on the order of equal things, so a table is
-byte-identical when it is made again from the same records.
+Nothing depends on the clock, on the folder or on the order of the records, so a table is
+byte-identical when it is made again from the same ones.
 """
 
 from __future__ import annotations
 
-import hashlib
+import csv
+import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-import pandas as pd
-
-from moco_eval import __version__
 from moco_eval.errors import UsageError, unknown
-from moco_eval.tables import typeset
-from moco_eval.tables.grid import Entry, Grid, Row
-from moco_eval.tables.trials import Cell, Record, average, primary, require_comparable
-
-# The order of columns: classification from the quickest probe to fine-tuning, then detection, each
-# engine beside the other. Others follow by name.
-PROTOCOLS = (
-    *("linear-lbfgs", "linear-ridge", "linear-sgd", "linear-grid"),
-    *("lowshot", "lowshot-finetune", "svm", "svm-lowshot", "knn", "finetune"),
-    *("detect", "detect-tv", "segment", "segment-tv"),
-    *("segment-semantic", "segment-semantic-linear"),
-)
+from moco_eval.tables import notes, typeset
+from moco_eval.tables.columns import Column, columns_of
+from moco_eval.tables.costs import CostColumn, cost_columns
+from moco_eval.tables.grid import Grid
+from moco_eval.tables.layout import Layout, rows_of
+from moco_eval.tables.printed import grid_of
+from moco_eval.tables.significance import best
+from moco_eval.tables.trials import Cell, Place, Record, average, place_of
 
 Format = Literal["md", "latex", "csv", "html"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One protocol with one recipe on one data set, by its primary metric.
-
-    Attributes:
-        protocol: The id, which names the engine too.
-        version: Of the protocol.
-        recipe: Its numbers.
-        dataset: The data set's id.
-        metric: The primary metric; empty where no run got as far as one.
-        higher_better: Its direction.
-        engines: Who trained the detectors, for protocols that have an engine.
-        title: What stands above the column.
-    """
-
-    protocol: str
-    version: int
-    recipe: str
-    dataset: str
-    metric: str
-    higher_better: bool
-    engines: tuple[str, ...]
-    title: str
+ByPlace = Mapping[Place, Sequence[Record]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,242 +33,205 @@ class Table:
     """Cells by encoder and column, with what a reader must know about them.
 
     Attributes:
-        encoders: The rows, by display name.
+        layout: What was asked for, with all its rows.
+        encoders: The measured rows, by the encoder's id.
         columns: The columns.
         cells: One row an encoder, one cell a column.
+        costs: Columns of what the runs cost.
         notes: Footnotes to the marks, then the footer.
     """
 
+    layout: Layout
     encoders: tuple[str, ...]
     columns: tuple[Column, ...]
     cells: tuple[tuple[Cell, ...], ...]
+    costs: tuple[CostColumn, ...]
     notes: tuple[str, ...]
 
     def grid(self) -> Grid:
         """What is printed."""
-        rows = [
-            Row(label=encoder, entries=tuple(Entry(text=_text(c), value=c.mean) for c in cells))
-            for encoder, cells in zip(self.encoders, self.cells, strict=True)
+        return grid_of(self.layout, self.columns, self.cells, costs=self.costs, footer=self.notes)
+
+    def tidy(self) -> list[dict[str, Any]]:
+        """One line a cell, with its numbers.
+
+        They are rounded to six decimals, so that no digit tells in which order they were added.
+        """
+        return [
+            {
+                "encoder": encoder,
+                **column.place._asdict(),
+                "metric": column.metric,
+                "mean": _rounded(cell.mean),
+                "sd": _rounded(cell.sd),
+                "n": len(cell.by_seed),
+                "delta": _rounded(cell.delta),
+                "status": cell.status,
+                "deviations": notes.settings(cell.deviations),
+                **{
+                    cost.name: _rounded(cost.values[row])
+                    for cost in self.costs
+                    if cost.place in (None, column.place)
+                },
+            }
+            for row, (encoder, cells) in enumerate(zip(self.encoders, self.cells, strict=True))
+            for column, cell in zip(self.columns, cells, strict=True)
         ]
-        return Grid(
-            columns=tuple(column.title for column in self.columns),
-            rows=tuple(rows),
-            notes=self.notes,
-            higher_better=tuple(column.higher_better for column in self.columns),
-        )
-
-    def frame(self) -> pd.DataFrame:
-        """The cells as text, with the encoders as index."""
-        frame: pd.DataFrame = pd.DataFrame(
-            [[_text(cell) for cell in row] for row in self.cells],
-            index=pd.Index(self.encoders, name="encoder"),
-            columns=[column.title for column in self.columns],
-        )
-        return frame
-
-    def tidy(self) -> pd.DataFrame:
-        """One line a cell, with its numbers."""
-        frame: pd.DataFrame = pd.DataFrame(
-            [
-                {
-                    "encoder": encoder,
-                    "protocol": column.protocol,
-                    "version": column.version,
-                    "recipe": column.recipe,
-                    "dataset": column.dataset,
-                    "metric": column.metric,
-                    "mean": cell.mean,
-                    "sd": cell.sd,
-                    "n": len(cell.values),
-                    "delta": cell.delta,
-                    "status": cell.status,
-                    "deviations": _settings(cell.deviations),
-                }
-                for encoder, row in zip(self.encoders, self.cells, strict=True)
-                for column, cell in zip(self.columns, row, strict=True)
-            ]
-        )
-        # So that no digit tells in which order numbers were added.
-        rounded: pd.DataFrame = frame.round(6)
-        return rounded
 
 
 def table(
-    records: Sequence[Record], *, baseline: str | None, encoders: Sequence[str] = ()
+    records: Sequence[Record],
+    layout: Layout | None = None,
+    *,
+    baseline: str | None = None,
+    encoders: Sequence[str] = (),
 ) -> Table:
     """Arrange records into a table.
 
     Args:
-        records: As ``store.read_heads`` returns them, oldest first.
-        baseline: The encoder whose row the others are compared with; None for no comparison.
-        encoders: The rows, in their order; by default all, in order of first appearance.
+        records: As ``store.read_heads`` returns them; of a seed's successes the newest counts, by
+            its name.
+        layout: Its rows and columns; by default all.
+        baseline: Short for a layout with this baseline.
+        encoders: Short for a layout with these rows.
 
     Raises:
-        UsageError: If there are no records, an encoder is not in them, or records that would share
-            a cell or a column differ by more than they may.
+        UsageError: If there are no records, the layout names what is not in them, or records that
+            would share a cell or a column differ by more than they may.
     """
+    layout = layout or Layout(baseline=baseline or "", rows=rows_of(encoders))
     if not records:
         raise UsageError("There are no records to make a table of: evaluate an encoder first.")
-    known = _unique(record["encoder"]["id"] for record in records)
-    rows = tuple(encoders) or known
-    for name in (*rows, *([] if baseline is None else [baseline])):
-        if name not in known:
-            raise unknown("encoder in these records called", name, known)
-    used = [record for record in records if record["encoder"]["id"] in {*rows, baseline}]
-    columns = _columns(used)
-    trials: dict[tuple[str, Place], list[Record]] = defaultdict(list)
-    for record in used:
-        trials[record["encoder"]["id"], _place(record)].append(record)
+    by_encoder = _grouped(records)
+    layout = layout if layout.rows else replace(layout, rows=rows_of(tuple(by_encoder)))
+    names = [row.encoder for row in layout.rows if row.encoder]
+    used = {}
+    for name in (*names, *([layout.baseline] if layout.baseline else [])):
+        if name not in by_encoder:
+            raise unknown("encoder in these records called", name, by_encoder)
+        used[name] = by_encoder[name]
 
-    def row(encoder: str) -> tuple[Cell, ...]:
-        return tuple(
-            average(trials[encoder, (c.protocol, c.version, c.recipe, c.dataset)]) for c in columns
-        )
-
-    cells = tuple(row(encoder) for encoder in rows)
-    if baseline is not None:
-        reference = row(baseline)
-        cells = tuple(
-            own if encoder == baseline else _with_deltas(own, reference)
-            for encoder, own in zip(rows, cells, strict=True)
-        )
-    notes = (*_footnotes(rows, columns, cells), *_footer(columns, used, baseline))
-    return Table(encoders=rows, columns=columns, cells=cells, notes=notes)
+    columns = columns_of(_joined(used), layout)
+    places = {column.place: _called(column, columns) for column in columns}
+    cells = _cells(names, columns, used, layout)
+    costs = cost_columns(layout.cost, places, [used[name] for name in names])
+    return Table(
+        layout=layout,
+        encoders=tuple(names),
+        columns=columns,
+        cells=cells,
+        costs=costs,
+        notes=(
+            *_notes(layout, columns, cells),
+            *notes.on_costs(costs),
+            notes.protocols(columns),
+            notes.provenance(
+                [r for own in used.values() for place in places for r in own.get(place, ())]
+            ),
+        ),
+    )
 
 
 def render(table: Table | Grid, format: Format) -> str:
     """Typeset a table; the text ends with a newline.
 
     Args:
-        table: What ``table`` returned.
+        table: What ``table`` returned, or a grid of another origin.
         format: ``md`` (GitHub's Markdown), ``latex`` (booktabs), ``csv`` (one line a cell, its
             numbers to six decimals) or ``html`` (a page of its own).
 
     Raises:
         UsageError: If there is no such format.
     """
-    if format == "csv" and isinstance(table, Table):
-        text: str = table.tidy().to_csv(index=False, lineterminator="\n")
-        return text
-    grid = table.grid() if isinstance(table, Table) else table
-    renderers = {
+    if format not in get_args(Format):
+        raise unknown("table format", format, get_args(Format))
+    if isinstance(table, Table):
+        if format == "csv":
+            return _csv(table.tidy())
+        table = table.grid()
+    typesetters = {
         "md": typeset.markdown,
         "latex": typeset.latex,
         "csv": typeset.csv,
         "html": typeset.html,
     }
-    if format in renderers:
-        return renderers[format](grid)
-    raise unknown("table format", format, get_args(Format))
+    return typesetters[format](table)
 
 
-def _unique(names: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(names))
+def _grouped(records: Sequence[Record]) -> dict[str, dict[Place, list[Record]]]:
+    """The records of each encoder at each place, oldest first, in whatever order they come."""
+    by_encoder: dict[str, dict[Place, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in sorted(records, key=lambda record: str(record["name"])):
+        by_encoder[record["encoder"]["id"]][place_of(record)].append(record)
+    return by_encoder
 
 
-Place = tuple[str, int, str, str]
+def _joined(parts: Mapping[str, ByPlace]) -> dict[Place, list[Record]]:
+    joined: dict[Place, list[Record]] = defaultdict(list)
+    for part in parts.values():
+        for place, records in part.items():
+            joined[place] += records
+    return joined
 
 
-def _place(record: Record) -> Place:
-    protocol = record["protocol"]
-    return protocol["id"], protocol["version"], protocol["recipe"], record["dataset"]["id"]
+def _cells(
+    names: Sequence[str], columns: Sequence[Column], used: Mapping[str, ByPlace], layout: Layout
+) -> tuple[tuple[Cell, ...], ...]:
+    """One row an encoder, with deltas and the best of each column."""
+
+    def row(encoder: str) -> list[Cell]:
+        return [average(used[encoder].get(c.place, ()), c.metric) for c in columns]
+
+    rows = [row(name) for name in names]
+    if layout.baseline:
+        reference = row(layout.baseline)
+        rows = [
+            own if name == layout.baseline else _with_deltas(own, reference)
+            for name, own in zip(names, rows, strict=True)
+        ]
+    for number, column in enumerate(columns):
+        values = [own[number].values for own in rows]
+        for own, is_best in zip(
+            rows, best(values, higher_better=column.higher_better), strict=True
+        ):
+            own[number] = replace(own[number], is_best=is_best)
+    return tuple(map(tuple, rows))
 
 
-def _reading_order(place: Place) -> tuple[Any, ...]:
-    """As papers print them: classification before detection, whenever each was measured."""
-    known = place[0] in PROTOCOLS
-    return (PROTOCOLS.index(place[0]) if known else len(PROTOCOLS), place)
-
-
-def _columns(records: Sequence[Record]) -> tuple[Column, ...]:
-    """The columns in their fixed order, once their rows are known to be comparable."""
-    columns = []
-    places = sorted({_place(record) for record in records}, key=_reading_order)
-    for place in places:
-        done = [r for r in records if _place(r) == place and r["status"] == "ok"]
-        metric, higher_better = "", True
-        if done:
-            require_comparable(done)
-            metric, facts = primary(done[0])
-            higher_better = facts["higher_better"]
-        protocol, version, recipe, dataset = place
-        # Version and recipe stand in the footer, and in the title only where it needs them.
-        is_unique = [(p[0], p[3]) for p in places].count((protocol, dataset)) == 1
-        procedure = protocol if is_unique else f"{protocol}@{version} {recipe}"
-        columns.append(
-            Column(
-                protocol=protocol,
-                version=version,
-                recipe=recipe,
-                dataset=dataset,
-                metric=metric,
-                higher_better=higher_better,
-                engines=_unique(r["protocol"]["engine"] for r in done if r["protocol"]["engine"]),
-                title=f"{procedure} {dataset} {metric}".rstrip(),
-            )
-        )
-    return tuple(columns)
-
-
-def _with_deltas(row: Sequence[Cell], reference: Sequence[Cell]) -> tuple[Cell, ...]:
-    return tuple(
+def _with_deltas(row: Sequence[Cell], reference: Sequence[Cell]) -> list[Cell]:
+    return [
         cell
         if cell.mean is None or base.mean is None
         else replace(cell, delta=cell.mean - base.mean)
         for cell, base in zip(row, reference, strict=True)
-    )
-
-
-def _text(cell: Cell) -> str:
-    """``mean ± s.d. (n) (delta)`` with its marks, or why there is no number."""
-    if cell.mean is None:
-        return "fail" if cell.status == "failed" else "–"
-    spread = "" if cell.sd is None else f" ± {cell.sd:.1f}"
-    # Rounded first and added to zero, so that -0.04 is not printed as -0.0.
-    delta = "" if cell.delta is None else f" ({round(cell.delta, 1) + 0.0:+.1f})".replace("-", "−")
-    marks = "†" * bool(cell.deviations) + "‡" * bool(cell.failed_seeds)
-    return f"{cell.mean:.1f}{spread} ({len(cell.values)}){delta}{marks}"
-
-
-def _settings(deviations: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={deviations[name]}" for name in sorted(deviations))
-
-
-def _footnotes(
-    encoders: Sequence[str], columns: Sequence[Column], cells: Sequence[Sequence[Cell]]
-) -> list[str]:
-    """What each mark stands for; encoders that share a note share a line."""
-    sharing: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for encoder, row in zip(encoders, cells, strict=True):
-        for column, cell in zip(columns, row, strict=True):
-            if cell.deviations:
-                note = f"departs from recipe {column.recipe}: {_settings(cell.deviations)}"
-                sharing[f"† {column.title}", note].append(encoder)
-            if cell.failed_seeds:
-                seeds = ", ".join(map(str, cell.failed_seeds))
-                sharing[f"‡ {column.title}", f"failed and not in the mean: seed {seeds}"].append(
-                    encoder
-                )
-    return [
-        f"{place}, {', '.join(names)}: {note}." for (place, note), names in sorted(sharing.items())
     ]
 
 
-def _footer(
-    columns: Sequence[Column], records: Sequence[Record], baseline: str | None
-) -> list[str]:
-    versus = "" if baseline is None else f" (difference to {baseline})"
-    protocols = "; ".join(
-        f"{c.title}: {c.protocol}@{c.version}, recipe {c.recipe}"
-        + "".join(f", engine {engine}" for engine in c.engines)
-        + (", higher is better" if c.higher_better else ", lower is better")
-        for c in columns
+def _notes(
+    layout: Layout, columns: Sequence[Column], cells: Sequence[Sequence[Cell]]
+) -> tuple[str, ...]:
+    measured = [row for row in layout.rows if row.encoder]
+    titles = {row.encoder: row.title for row in measured}
+    return (
+        *notes.footnotes([row.title for row in measured], columns, cells),
+        notes.legend(columns, cells, titles.get(layout.baseline, layout.baseline)),
+        *notes.on_bold(cells),
+        *notes.on_order(columns, cells),
     )
-    names = "\n".join(sorted(record["name"] for record in records))
-    digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-    return [
-        f"Cells, in percent: mean ± sample s.d. over seeds (seeds){versus}. –: not run;"
-        " fail: no seed succeeded.",
-        f"{protocols}.",
-        f"{len(records)} records, sha256 of their names {digest}; moco-eval {__version__}.",
-    ]
+
+
+def _called(column: Column, columns: Sequence[Column]) -> str:
+    alike = {c.place for c in columns if c.place.protocol == column.place.protocol}
+    return column.place.protocol if len(alike) < 2 else str(column.place)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()

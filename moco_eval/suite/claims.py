@@ -156,7 +156,8 @@ def _is_stale(claim: Claim, timeout_s: float) -> bool:
     told, machine = claim.told, _machine()
     if machine and told.get("machine") == machine:
         # A number is given to a new process some day, which has started at another time.
-        return _started(told["pid"]) != told["pid_started"]
+        is_gone: bool = _started(told["pid"]) != told["pid_started"]
+        return is_gone
     try:
         beaten_s = claim.path.stat().st_mtime
     except FileNotFoundError:

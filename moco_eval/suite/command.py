@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -10,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from moco_eval.errors import DivergedError, PreemptedError, UsageError, unknown
 from moco_eval.feature_cache import default_folder
 from moco_eval.resources import Resources
-from moco_eval.suite import plan
+from moco_eval.suite import plan, slurm
 from moco_eval.suite.board import Board
 from moco_eval.suite.claims import TIMEOUT_S
 from moco_eval.suite.dry_run import describe, lines_of
@@ -19,6 +21,7 @@ from moco_eval.suite.pool import Worker, slots
 from moco_eval.suite.pretraining import is_missing, make_missing
 from moco_eval.suite.runner import Runner, Settings, Tally
 from moco_eval.suite.tasks import Refused, Task, cells_of, identified, label
+from moco_eval.suite.watch import Watch
 from moco_eval.training.signals import StopRequest
 
 EPILOG = """examples:
@@ -76,6 +79,12 @@ def _add_machine(parser: ArgumentParser) -> None:
     add("--no-wait", action="store_true", help="do not wait for cells that others have")
     add("--since", type=str, default="", help="a time, as records have it: what is recorded from "
         "then on is not run again, whatever --rerun says")  # fmt: skip
+    add("--watch", type=str, default="", metavar="DIR", help="also evaluate the checkpoints that a "
+        "pretraining writes there, as it does; or a pattern of files")  # fmt: skip
+    add("--watch-timeout", type=float, default=3600.0, help="seconds without a new checkpoint "
+        "after which there will be no more; a pretraining that is done says so itself")  # fmt: skip
+    add(slurm.OPTION, type=str, default="", metavar="KEY=VALUE,...", help="submit an array of jobs "
+        f"that divide the cells, and end: {', '.join(slurm.KEYS)}")  # fmt: skip
 
 
 def run(arguments: Namespace) -> None:
@@ -97,6 +106,12 @@ def run(arguments: Namespace) -> None:
         claim_timeout_s=arguments.claim_timeout,
         waits=not arguments.no_wait,
     )
+    if arguments.slurm:
+        told = slurm.submit(
+            arguments.slurm, sys.argv[2:], name=suite.name, folder=settings.work / "slurm"
+        )
+        print(told)
+        return
     places = slots(jobs=max(1, arguments.jobs), gpus=_gpus(arguments))
     resources = Resources(cache=default_folder())
     cells, left_out = cells_of(suite, device=arguments.device, resources=resources)
@@ -109,12 +124,22 @@ def run(arguments: Namespace) -> None:
         lines = lines_of(known, rest, ledger, arguments.rerun)
         print(describe(lines, num_at_once=len(places)))
         return
+    feed = None
+    if arguments.watch:
+        feed = Watch(
+            arguments.watch,
+            keep=settings.work / "watched",
+            timeout_s=arguments.watch_timeout,
+            cells_of=lambda encoder: cells_of(
+                replace(suite, encoders=(encoder,)), device=arguments.device, resources=resources
+            )[0],
+        )
     with StopRequest().listening() as stop:
         failed = make_missing(suite, places, settings, stop)
         ledger = Ledger(settings.results, since=arguments.since)
         board = Board(suite.name, num_at_once=len(places))
         runner = Runner(settings, [Worker(place) for place in places], ledger, board)
-        tally = runner.run(_unique(identified(cells)), stop)
+        tally = runner.run(_unique(identified(cells)), stop, feed)
         board.close()
     _conclude(tally, failed, stop)
 
@@ -128,7 +153,7 @@ def _suite(arguments: Namespace) -> plan.Suite:
         encoders=_names(arguments.only_encoders),
         protocols=_names(arguments.only_protocols),
     )
-    if not suite.encoders:
+    if not suite.encoders and not arguments.watch:
         raise UsageError(f"{suite.path.name} has no encoders: name some with --encoder NAME=SPEC.")
     return suite
 

@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
         "versions": versions()
         | {
             "cuda": torch.version.cuda if cuda else None,
-            "cudnn": str(torch.backends.cudnn.version()) if cuda else None,
+            "cudnn": str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         },
         "hardware": {
             "cpu": _cpu_name(),

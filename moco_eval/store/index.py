@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,22 @@ FILE_NAME = ".index.parquet"
 # Raise it when heads change: then what an older program indexed is not used.
 LAYOUT = 1
 
+# Parts that many records have in common: each is kept in memory once.
+SHARED = ("encoder", "protocol", "config", "dataset", "environment", "selection")
+# The rest of a record, as one part.
+OWN = "own"
+# Curves, single draws and confusions: what only pages about one run need.
+LEFT_OUT = ("details",)
+
+# JSON texts: the shared parts, then the rest.
+Head = tuple[str, ...]
+
 _IGNORED = f"""# A cache that is made again from the records, and what killed writers leave.
 /{FILE_NAME}
 .*.tmp
 """
+
+_TYPES = ("string", "int64", "int64")
 
 _READING = "moco_eval.reading"
 
@@ -36,8 +48,14 @@ def path_of(results: Path) -> Path:
     return results / FILE_NAME
 
 
-def load(results: Path) -> dict[Stored, str]:
-    """Heads as JSON text by the files that they are of; none where there is no usable index."""
+def head_of(record: Mapping[str, Any]) -> Head:
+    """What the index keeps of a record: all but ``details``, as JSON text."""
+    own = {name: part for name, part in record.items() if name not in (*SHARED, *LEFT_OUT)}
+    return tuple(json.dumps(part) for part in (*(record.get(name) for name in SHARED), own))
+
+
+def load(results: Path) -> dict[Stored, Head]:
+    """Heads by the files that they are of; none where there is no usable index."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -45,19 +63,17 @@ def load(results: Path) -> dict[Stored, str]:
     if not path.exists():
         return {}
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, read_dictionary=list(SHARED))
         if (table.schema.metadata or {}).get(_READING.encode()) != _reading().encode():
             return {}
-        columns = [table.column(name).to_pylist() for name in (*Stored._fields, "head")]
+        files = [table.column(name).to_pylist() for name in Stored._fields]
+        heads = [_texts(table.column(name).combine_chunks()) for name in (*SHARED, OWN)]
     except (OSError, KeyError, pa.ArrowException):
         return {}
-    return {
-        Stored(path, size, mtime_ns): head
-        for path, size, mtime_ns, head in zip(*columns, strict=True)
-    }
+    return dict(zip(map(Stored, *files), zip(*heads, strict=True), strict=True))
 
 
-def save(results: Path, heads: Mapping[Stored, str]) -> None:
+def save(results: Path, heads: Mapping[Stored, Head]) -> None:
     """Write the index, and keep it out of git: two branches' would not merge.
 
     Raises:
@@ -66,24 +82,46 @@ def save(results: Path, heads: Mapping[Stored, str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(
-        {
-            "path": pa.array([file.path for file in heads], pa.string()),
-            "size": pa.array([file.size for file in heads], pa.int64()),
-            "mtime_ns": pa.array([file.mtime_ns for file in heads], pa.int64()),
-            "head": pa.array(list(heads.values()), pa.large_string()),
-        }
-    ).replace_schema_metadata({_READING: _reading()})
+    files = list(zip(*heads, strict=True)) or [()] * len(Stored._fields)
+    texts = list(zip(*heads.values(), strict=True)) or [()] * (len(SHARED) + 1)
+    columns = {
+        **dict(zip(Stored._fields, map(pa.array, files, _TYPES), strict=True)),
+        **{
+            name: pa.array(column, pa.string())
+            for name, column in zip((*SHARED, OWN), texts, strict=True)
+        },
+    }
+    table = pa.table(columns).replace_schema_metadata({_READING: _reading()})
     with atomic_file(path_of(results)) as file:
         pq.write_table(table, file, compression="zstd")
     with contextlib.suppress(OSError), (results / ".gitignore").open("x") as ignored:
         ignored.write(_IGNORED)
 
 
-def parse(heads: Iterable[str]) -> list[dict[str, Any]]:
-    """The heads as records; in one piece, so that equal names are kept in memory once."""
-    parsed: list[dict[str, Any]] = json.loads(f"[{','.join(heads)}]")
-    return parsed
+def parse(heads: Collection[Head]) -> list[dict[str, Any]]:
+    """The heads as records. Parts that are equal are one object: they are for reading alone."""
+    known: dict[str, Any] = {}
+
+    def shared(text: str) -> Any:
+        if text not in known:
+            known[text] = json.loads(text)
+        return known[text]
+
+    # In one piece, so that equal names are kept in memory once.
+    owns: list[dict[str, Any]] = json.loads(f"[{','.join(head[-1] for head in heads)}]")
+    for own, head in zip(owns, heads, strict=True):
+        if not own.get("retracts"):
+            own.update(zip(SHARED, map(shared, head[:-1]), strict=True))
+    return owns
+
+
+def _texts(column: Any) -> list[str]:
+    """A column's strings; of one with a dictionary, equal ones are one object."""
+    if not hasattr(column, "dictionary"):
+        texts: list[str] = column.to_pylist()
+        return texts
+    values = column.dictionary.to_pylist()
+    return [values[place] for place in column.indices.to_pylist()]
 
 
 def _reading() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ from moco_eval import records
 from moco_eval.errors import OutputError
 from moco_eval.store import index
 from moco_eval.store.folder import Stored, files
+from moco_eval.store.index import Head
 from moco_eval.store.states import CURRENT, states
-
-# Curves, single draws and confusions: what only pages about one run need.
-NOT_IN_HEADS = ("details",)
 
 Record = dict[str, Any]
 
@@ -40,7 +37,8 @@ def read_heads(results: Path) -> tuple[list[Record], list[str]]:
     """Read what tables need of every record that counts: all but ``details``.
 
     Takes from the index what is unchanged since, and brings the index up to date where the folder
-    can be written. Each head also has the run's ``key``.
+    can be written. Each head also has the run's ``key``. Parts that are equal, such as two runs'
+    encoder, are one object: change none of them.
 
     Returns:
         As ``read_all``.
@@ -110,23 +108,18 @@ def _heads(results: Path) -> tuple[list[Record], list[str]]:
     return index.parse(heads.values()), problems
 
 
-def _read_new(results: Path, there: list[Stored]) -> tuple[dict[Stored, str], list[str]]:
-    heads, problems = {}, []
+def _read_new(results: Path, there: list[Stored]) -> tuple[dict[Stored, Head], list[str]]:
+    heads, problems, known = {}, [], dict[str, str]()
     for file in there:
         try:
-            heads[file] = json.dumps(_head(results, file))
+            record = {**records.read(results / file.path), "path": file.path}
         except (OSError, ValueError) as error:
             problems.append(_problem(results, file, error))
+            continue
+        if not record.get("retracts"):
+            record["key"] = records.key_of(record)
+        heads[file] = tuple(known.setdefault(text, text) for text in index.head_of(record))
     return heads, problems
-
-
-def _head(results: Path, file: Stored) -> Record:
-    record = records.read(results / file.path)
-    head = {name: part for name, part in record.items() if name not in NOT_IN_HEADS}
-    head["path"] = file.path
-    if not record.get("retracts"):
-        head["key"] = records.key_of(record)
-    return head
 
 
 def _current(entries: list[Record]) -> list[Record]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
+    from moco_eval.report.content import Report
     from moco_eval.tables.layout import Layout
 
 _WORK = "runs"
@@ -62,11 +63,27 @@ def run(arguments: Namespace) -> None:
     report = gather(found, problems, sources)
     page = html(report)
     write_text(Path(arguments.output), page)
+    if arguments.latex:
+        _write_document(report, Path(arguments.latex))
     num_pictures = len(report.pictures) + sum(each.num_pictures for each in report.sections)
     print(
         f"{arguments.output}: {len(report.sections)} encoders, {num_pictures} pictures,"
         f" {len(page.encode()) / 2**20:.1f} MiB."
     )
+
+
+def _write_document(report: Report, path: Path) -> None:
+    """Write the LaTeX document, and the pictures of all encoders beside it."""
+    from moco_eval.files import atomic_file, write_text
+    from moco_eval.report.document import latex
+
+    names = {}
+    for picture in report.pictures:
+        names[picture.name] = f"{path.stem}-{picture.name}.png"
+        with atomic_file(path.with_name(names[picture.name])) as file:
+            file.write(picture.png)
+    write_text(path, latex(report, names))
+    print(f"{path}: pdflatex {path.name}")
 
 
 def _layout(arguments: Namespace, known: set[str]) -> Layout:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moco_eval import __version__
-from moco_eval.report import details, leavings, overview
+from moco_eval.report import cost, details, heat_map, leavings
 from moco_eval.report.comparison import Comparison, compare
 from moco_eval.report.picture import Picture, drawn
 from moco_eval.report.section import Gallery, Section, section
@@ -37,7 +37,7 @@ class Sources:
     results: Path
     work: Path
     pictures: str = "first-seed"
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
     has_layout: bool = False
 
 
@@ -116,12 +116,12 @@ def _facts(records: Sequence[Record], names: Sequence[str]) -> tuple[tuple[str, 
 def _overview(summaries: Sequence[Summary], names: Sequence[str]) -> list[Picture]:
     made = [
         drawn(
-            lambda folder: overview.heat_map(summaries, names, folder),
+            lambda folder: heat_map.draw(summaries, names, folder),
             title="Encoders by tasks",
             name="heat_map",
         ),
         drawn(
-            lambda folder: overview.cost(summaries, names, folder),
+            lambda folder: cost.draw(summaries, names, folder),
             title="Accuracy against cost",
             name="cost",
         ),

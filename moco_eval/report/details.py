@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from moco_eval.canvas import BLUE, style
 from moco_eval.pictures import by_class, sensitivity
@@ -36,23 +39,32 @@ def pictures_of(summary: Summary, *, without: frozenset[str] = frozenset()) -> l
     """
     made: list[Picture | None] = []
     title = f"{summary.encoder}, {summary.label}, {_seeds(summary)}"
-    if "sensitivity" not in without and (rows := tried(summary.runs)):
-        heading = f"Sensitivity: {summary.label}"
-        name = _name(summary, "sensitivity")
-        made.append(
-            drawn(lambda folder: sensitivity.draw(rows, folder, title=title), title=heading, name=name)
-        )
-    for name, (x, lines) in curves(summary.runs).items():
+    rows = [] if "sensitivity" in without else tried(summary.runs)
+    if rows:
         made.append(
             drawn(
-                lambda folder, x=x, lines=lines: _draw_curve(x, lines, folder, title=title),
-                title=f"{x[1]}: {summary.label}",
-                name=_name(summary, name),
+                partial(_draw_sensitivity, rows, title=title),
+                title=f"Sensitivity: {summary.label}",
+                name=_name(summary, "sensitivity"),
+            )
+        )
+    for curve in curves(summary.runs):
+        made.append(
+            drawn(
+                partial(_draw_curve, curve, title=title),
+                title=f"{curve.title}: {summary.label}",
+                name=_name(summary, curve.name),
             )
         )
     if "per_class" not in without:
         made += _classes(summary, title)
     return [picture for picture in made if picture]
+
+
+def _draw_sensitivity(
+    rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str
+) -> Path | None:
+    return sensitivity.draw(rows, folder, title=title)
 
 
 def tried(runs: Sequence[Record]) -> list[dict[str, Any]]:
@@ -114,67 +126,82 @@ def _holds(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
     return all(row.get(name) == value for name, value in chosen.items())
 
 
-Axis = tuple[str, str]  # what x is, what is measured
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What changes along something, one line a seed.
+
+    Attributes:
+        name: What the picture is called.
+        title: What is measured, in percent.
+        x: Along what.
+        lines: Of each seed, places and values.
+    """
+
+    name: str
+    title: str
+    x: str
+    lines: tuple[dict[float, float], ...]
 
 
-def curves(runs: Sequence[Record]) -> dict[str, tuple[Axis, list[tuple[list[float], list[float]]]]]:
-    """Curves among the details, one line a seed, by the picture's name."""
-    found: dict[str, tuple[Axis, list[tuple[list[float], list[float]]]]] = {}
-    epochs = [_selection(run).get("test_top1_by_epoch") for run in runs]
-    lines = [(list(map(float, range(1, len(e) + 1))), e) for e in epochs if _is_line(e)]
-    if lines:
-        found["by_epoch"] = (("epoch", "Test top-1 by epoch (%)"), lines)
-    shots = [run["details"].get("by_shots") for run in runs]
-    lines = []
-    for each in shots:
-        if isinstance(each, Mapping) and len(each) > 1:
-            counts = sorted(each, key=int)
-            means = [float(np.mean(each[count]["mAP_by_draw"])) for count in counts]
-            lines.append(([float(count) for count in counts], means))
-    if lines:
-        found["by_shots"] = (("images a class", "mAP by number of images (%)"), lines)
-    return found
+def curves(runs: Sequence[Record]) -> list[Curve]:
+    """Curves among the details of runs that differ only by the seed."""
+    told = [_selection(run).get("test_top1_by_epoch") for run in runs]
+    epochs = tuple(
+        {float(place): value for place, value in enumerate(line, start=1)}
+        for line in told
+        if isinstance(line, list) and len(line) > 1 and None not in line
+    )
+    by_shots = [run["details"].get("by_shots") for run in runs]
+    shots = tuple(
+        {float(count): float(np.mean(each["mAP_by_draw"])) for count, each in line.items()}
+        for line in by_shots
+        if isinstance(line, Mapping) and len(line) > 1
+    )
+    found = (
+        Curve(name="by_epoch", title="Test top-1 by epoch", x="epoch", lines=epochs),
+        Curve(name="by_shots", title="mAP by number of images", x="images a class", lines=shots),
+    )
+    return [curve for curve in found if curve.lines]
 
 
-def _is_line(values: Any) -> bool:
-    return isinstance(values, list) and len(values) > 1 and all(v is not None for v in values)
-
-
-def _draw_curve(
-    x: Axis, lines: Sequence[tuple[list[float], list[float]]], folder: Path, *, title: str
-) -> Path:
+def _draw_curve(curve: Curve, folder: Path, *, title: str) -> Path:
+    count = len(curve.lines)
+    table: pd.DataFrame = pd.DataFrame(curve.lines).T.sort_index()
+    means = table.mean(axis="columns")
+    first, last = means.index[0], means.index[-1]
+    several = f"; bold: mean of {count} seeds" if count > 1 else ""
+    rows = [
+        {"line": number, curve.x: place, "value": round(value, 4)}
+        for number, line in enumerate(curve.lines, start=1)
+        for place, value in sorted(line.items())
+    ]
     with style():
-        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-        axes = figure.subplots()
-        # Few points are seen only with marks.
-        marker = "o" if max(len(xs) for xs, _ in lines) <= 12 else ""
-        for xs, ys in lines:
-            faint = 0.35 if len(lines) > 1 else 1.0
-            axes.plot(xs, ys, color=BLUE, alpha=faint, linewidth=1.2, marker=marker, markersize=4)
-        means = pd.DataFrame([dict(zip(xs, ys, strict=True)) for xs, ys in lines]).mean().sort_index()
-        if len(lines) > 1:
-            axes.plot(means.index, means, color=BLUE, linewidth=2.2)
-        axes.set(xlabel=x[0])
-        if x[0] == "epoch":
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        else:
-            axes.set_xscale("log")
-            axes.set_xticks(means.index, [f"{place:g}" for place in means.index])
-            axes.minorticks_off()
-        several = f"; bold: mean of {len(lines)} seeds" if len(lines) > 1 else ""
-        rows = [
-            {"line": number, x[0]: place, "value": round(value, 4)}
-            for number, (xs, ys) in enumerate(lines, start=1)
-            for place, value in zip(xs, ys, strict=True)
-        ]
         return write(
-            figure,
+            _curve_figure(curve, table, means),
             folder / "curve.png",
-            title=f"{title}\n{x[1]}{several}",
-            alt=f"{x[1]}, mean of {counted(len(lines), 'seed')}: {means.iloc[0]:.1f} at {x[0]}"
-            f" {means.index[0]:g}, {means.iloc[-1]:.1f} at {means.index[-1]:g}.",
+            title=f"{title}\n{curve.title} (%){several}",
+            alt=f"{curve.title}, mean of {counted(count, 'seed')}: {means[first]:.1f} % at"
+            f" {curve.x} {first:g}, {means[last]:.1f} % at {last:g}.",
             numbers=pd.DataFrame(rows),
         )
+
+
+def _curve_figure(curve: Curve, table: pd.DataFrame, means: pd.Series[float]) -> Figure:
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    # Few points are seen only with marks.
+    look: dict[str, Any] = {"color": BLUE, "marker": "o" if len(means) <= 12 else ""}
+    for _, line in table.items():
+        axes.plot(table.index, line, alpha=0.35, linewidth=1, markersize=4, **look)
+    axes.plot(means.index, means, linewidth=2.2, markersize=5, **look)
+    axes.set(xlabel=curve.x)
+    if curve.name == "by_epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return figure
+    axes.set_xscale("log")
+    axes.set_xticks(means.index, [f"{place:g}" for place in means.index])
+    axes.minorticks_off()
+    return figure
 
 
 def _classes(summary: Summary, title: str) -> list[Picture | None]:
@@ -193,14 +220,24 @@ def _classes(summary: Summary, title: str) -> list[Picture | None]:
         measure = (word, _NAMES.get(word, word))
         made.append(
             drawn(
-                lambda folder, means=means, names=names, measure=measure: by_class.draw_values(
-                    means, names, folder / "classes.png", title=title, measure=measure
-                ),
+                partial(_draw_classes, (means, names), title=title, measure=measure),
                 title=f"{measure[1]} by class{kind}: {summary.label}",
                 name=_name(summary, name),
             )
         )
     return made
+
+
+def _draw_classes(
+    values: tuple[NDArray[np.float64], list[str]],
+    folder: Path,
+    *,
+    title: str,
+    measure: tuple[str, str],
+) -> Path | None:
+    means, names = values
+    path = folder / "classes.png"
+    return by_class.draw_values(means, names, path, title=title, measure=measure)
 
 
 def _number(value: Any) -> float:

@@ -55,7 +55,7 @@ def _environment() -> jinja2.Environment:
         "uri": as_uri,
     }
     parts = environment.get_template("parts.html").module
-    environment.globals |= {"sortable": parts.sortable, "figure": parts.figure}
+    environment.globals |= {name: getattr(parts, name) for name in ("sortable", "figure")}
     return environment
 
 

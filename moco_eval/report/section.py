@@ -115,7 +115,7 @@ def _rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (str(name).replace("_", " "), _say(value))
         for name, value in facts.items()
-        if value is not None and value != "" and value != [] and value != {}
+        if value is not None and value not in ("", [], {})
     ]
 
 

@@ -66,6 +66,12 @@ class Summary:
         return protocol["id"], protocol["version"], protocol["recipe"], *where, self.primary.name
 
     @property
+    def task(self) -> str:
+        """What pictures call the column, in two lines."""
+        protocol, version, recipe, dataset, _, metric = self.column
+        return f"{protocol}@{version} {recipe}\n{dataset} {metric}"
+
+    @property
     def label(self) -> str:
         """``linear-lbfgs@1 lbfgs on digits``."""
         protocol, version, recipe, dataset, *_ = self.column

@@ -123,6 +123,8 @@ def run(arguments: Namespace) -> None:
         ledger = Ledger(settings.results, since=arguments.since, may_write=False)
         lines = lines_of(known, rest, ledger, arguments.rerun)
         print(describe(lines, num_at_once=len(places)))
+        notes = [f"{r.protocol} {r.recipe} on {r.data}: {r.note}" for r in suite.runs if r.note]
+        print("\n".join(["", *notes] if notes else []))
         return
     feed = None
     if arguments.watch:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moco_eval import records
 from moco_eval.cell import Cell, identify, recipe_of
+from moco_eval.encoders.hints import Hints
 from moco_eval.engines import SUFFIX, has_detectron2, require_engine
 from moco_eval.engines.recipe import Recipe as DetectorRecipe
-from moco_eval.errors import UsageError
+from moco_eval.errors import CheckpointError, UsageError
 from moco_eval.resources import PLAIN, Resources
 from moco_eval.segment import recipe_of as recipe_of_task
 from moco_eval.suite.plan import Suite, SuiteEncoder, SuiteRun
@@ -74,12 +75,12 @@ def cells_of(
     left_out = []
     for number, run in enumerate(suite.runs):
         cell, rank = _first_cell(suite, run, device=device, resources=resources)
-        engines = _engines(suite, run, cell)
-        if not engines:
-            left_out.append(
-                f"{label(replace(cell, name='every encoder'))} is left out: its engine "
-                f"{run.engine} is not installed; see: moco-eval doctor"
-            )
+        engines, absent = _engines(suite, run, cell)
+        left_out += [
+            f"{run.protocol} {cell.recipe} on {name} is left out: it is not installed (moco-eval "
+            "doctor says how)."
+            for name in absent
+        ]
         for order, encoder in enumerate(each for each in suite.encoders if run.takes(each.name)):
             for engine in engines:
                 for place, seed in enumerate(run.seeds):
@@ -95,12 +96,18 @@ def identified(cells: Iterable[Cell]) -> list[Task | Refused]:
     # An encoder is opened once, whatever the order in which its cells run.
     by_encoder = sorted(range(len(cells)), key=lambda i: (cells[i].encoder, str(cells[i].hints)))
     found: dict[int, Task | Refused] = {}
+    unreadable: dict[tuple[str, Hints], CheckpointError] = {}
     for number in by_encoder:
         cell = cells[number]
+        encoder = (cell.encoder, cell.hints)
         try:
+            if encoder in unreadable:  # it may have been asked for over a network
+                raise unreadable[encoder]
             run = identify(cell)
         except UsageError as error:
             found[number] = Refused(cell, error)
+            if isinstance(error, CheckpointError):
+                unreadable[encoder] = error
         else:
             found[number] = Task(cell, run, run.key())
     return [found[number] for number in range(len(cells))]
@@ -135,16 +142,17 @@ def _first_cell(
     return replace(cell, recipe=name), SPEED.index("finetune" if is_trained else run.protocol)
 
 
-def _engines(suite: Suite, run: SuiteRun, cell: Cell) -> Sequence[str]:
-    """The engines that the run is for, of those that are installed."""
+def _engines(suite: Suite, run: SuiteRun, cell: Cell) -> tuple[list[str], list[str]]:
+    """The engines that the run is for: those that are here, and those that are not installed."""
     if not isinstance(recipe_of(cell)[1], DetectorRecipe):
         if run.engine != "auto":
             raise UsageError(f"{suite.path.name}: {run.protocol} {cell.recipe} has no engine.")
-        return ("auto",)
+        return ["auto"], []
     if run.engine != "all":
         require_engine(run.engine)
-    asked = tuple(SUFFIX) if run.engine == "all" else (run.engine,)
-    return [name for name in asked if name != "detectron2" or has_detectron2()]
+    asked = list(SUFFIX) if run.engine == "all" else [run.engine]
+    absent = [name for name in asked if name == "detectron2" and not has_detectron2()]
+    return [name for name in asked if name not in absent], absent
 
 
 def _for(cell: Cell, encoder: SuiteEncoder, *, seed: int, engine: str) -> Cell:

@@ -1,13 +1,17 @@
 """Tiny detection data and encoders, for the tests of data, engines and dense protocols."""
 
+import contextlib
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from moco_eval import records
 from moco_eval.data.images import DIGITS_INPUT
 from moco_eval.encoders.encoder import Encoder, Manifest
 from moco_eval.encoders.networks import build_network
@@ -105,3 +109,65 @@ def make_encoder():
         return Encoder(network, manifest)
 
     return make
+
+
+@pytest.fixture
+def write_record():
+    """Write a record of one image classifier, changed as told; returns its path."""
+    run = records.Run(
+        encoder_id="MoCo v2",
+        encoder={"tensor_sha256": "aa", "num_params": 7, "source": "mocov2.pth.tar"},
+        protocol="knn",
+        version=1,
+        recipe="knn-20",
+        config={"k": 20},
+        deviations={},
+        dataset={"id": "digits", "num_train": 1437, "num_test": 360, "fingerprint": "f0"},
+        seed=0,
+    )
+
+    def write(results, *, top1=97.5, status="ok", supersedes=None, **changes):
+        outcome = records.Outcome(
+            metrics={"top1": top1, "top5": 99.0}, num_test=360, details={"curve": [1.0, 2.0]}
+        )
+        return records.write(
+            dataclasses.replace(run, **changes),
+            results,
+            status=status,
+            outcome=outcome if status == "ok" else None,
+            error=None if status == "ok" else "it was so",
+            environment={"package": "0.1.0"},
+            time={"wall_s": 1.5},
+            supersedes=supersedes,
+        )
+
+    return write
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """For the length of a block nobody may write into a folder below ``tmp_path``.
+
+    Root may write anywhere, so the block is nobody's where the tests are root's. The working folder
+    is ``tmp_path``: paths of the test are relative, as those above are closed to others.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    @contextlib.contextmanager
+    def without_writing(folder):
+        tmp_path.chmod(0o755)
+        folders = [Path(folder), *(p for p in Path(folder).rglob("*") if p.is_dir())]
+        for path in folders:
+            path.chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for path in folders:
+                path.chmod(0o755)
+
+    return without_writing

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from moco_eval import store
-from tests.moco_eval.test_records import write
 
 ROOT = Path(__file__).parents[2]
 NUM_WRITERS = 8
@@ -26,7 +25,7 @@ import json, sys
 from pathlib import Path
 from moco_eval import record_file
 record, results, writer = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), sys.argv[3]
-folder = results / "linear-lbfgs" / "digits" / f"encoder-{int(writer) % 2}"
+folder = results / "knn" / "digits" / f"encoder-{int(writer) % 2}"
 with open(results / f"acknowledged-{writer}.txt", "ab", buffering=0) as told:
     while True:
         path = record_file.save({**record, **record_file.stamp(2)}, folder)
@@ -61,10 +60,12 @@ def acknowledged(results):
 
 
 @pytest.mark.faults
-def test_eight_writers_killed_at_any_moment_lose_and_tear_nothing(tmp_path):
+def test_eight_writers_killed_at_any_moment_lose_and_tear_nothing(tmp_path, write_record):
     results = tmp_path / "results"
     results.mkdir()
-    (template := tmp_path / "template.json").write_bytes(write(tmp_path / "other").read_bytes())
+    (template := tmp_path / "template.json").write_bytes(
+        write_record(tmp_path / "other").read_bytes()
+    )
     is_enough = threading.Event()
     killers = [
         threading.Thread(target=keep_killing, args=(template, results, number, is_enough))

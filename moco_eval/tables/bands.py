@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moco_eval import published
 from moco_eval.errors import UsageError
 from moco_eval.tables import notes
 from moco_eval.tables.layout import RowLayout
 from moco_eval.tables.printed import number_of
+from moco_eval.tables.reported import reported, sources
 from moco_eval.tables.table import Table
 from moco_eval.tables.trials import Cell, Place
 
@@ -108,7 +108,9 @@ def check(table: Table, references: Mapping[Key, Reference] | None) -> tuple[lis
                 if references is None
                 else _from_table(references, row, column.place, column.metric, cell)
             )
-            verdict, line = _judge(cell, found, table.layout.tolerance, table.layout.decimals)
+            verdict, line = judge(
+                cell, found, tolerance=table.layout.tolerance, decimals=table.layout.decimals
+            )
             verdicts[verdict] += 1
             lines.append(f"{verdict:12}  {row.title}, {name}: {line}")
     kinds = (INSIDE, OUTSIDE, NO_REFERENCE, "not measured")
@@ -117,9 +119,10 @@ def check(table: Table, references: Mapping[Key, Reference] | None) -> tuple[lis
     return [*lines, f"{counts}. Band: {band}."], not verdicts[OUTSIDE]
 
 
-def _judge(
-    cell: Cell, found: Sequence[Reference], tolerance: float, decimals: int
+def judge(
+    cell: Cell, found: Sequence[Reference], *, tolerance: float, decimals: int
 ) -> tuple[str, str]:
+    """The verdict on a cell that has a number, and why; the nearest band of several counts."""
     measured = f"measured {number_of(cell, decimals)}"
     assert cell.mean is not None, "only what has a number is judged"
     if not found:
@@ -138,17 +141,13 @@ def _judge(
 
 
 def _published(row: RowLayout, place: Place, metric: str, cell: Cell) -> list[Reference]:
-    if not row.published or cell.deviations:
+    if cell.deviations:
         return []
-    numbers = published.lookup(place.protocol, place.recipe, place.dataset, metric, row.published)
+    numbers = reported(row, place, metric)
     return [
-        Reference(mean=number.number, sd=number.std, text=number.text, source=_source(number))
-        for number in numbers
+        Reference(mean=number.number, sd=number.std, text=number.text, source=source)
+        for number, source in zip(numbers, sources(place, numbers), strict=True)
     ]
-
-
-def _source(number: published.PublishedNumber) -> str:
-    return number.source + ("" if number.is_verified else "; unverified")
 
 
 def _from_table(

@@ -48,10 +48,10 @@ COSTS = {
 
 def three_digits(value: float) -> str:
     """``value`` to three significant digits, never with an exponent: 0.0123, 1.23, 123, 12300."""
-    if value == 0:
+    rounded = float(f"{value:.3g}")
+    if rounded == 0:
         return "0"
-    decimals = 2 - math.floor(math.log10(abs(value)))
-    return f"{round(value, decimals):.{max(0, decimals)}f}"
+    return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from moco_eval import published
+from moco_eval.published import PublishedNumber
 from moco_eval.tables import notes
 from moco_eval.tables.columns import Column
 from moco_eval.tables.costs import CostColumn, three_digits
 from moco_eval.tables.grid import Entry, Grid, Row
-from moco_eval.tables.layout import Layout, RowLayout
+from moco_eval.tables.layout import Layout
+from moco_eval.tables.reported import reported, sources
 from moco_eval.tables.trials import Cell
 
 # A difference of so many points is coloured.
@@ -36,15 +37,19 @@ def grid_of(
     """
     measured = iter(enumerate(cells))
     rows: list[Row] = []
-    sources: list[str] = []
+    said: list[str] = []
     for row in layout.rows:
         if row.encoder:
             line, own = next(measured)
             entries = [_entry(*each, layout.decimals) for each in zip(own, columns, strict=True)]
             entries += [_cost_entry(cost.values[line]) for cost in costs]
         else:
-            found = [_published(row, column) for column in columns]
-            sources += [_source(row, number) for numbers in found for number in numbers]
+            found = [reported(row, column.place, column.metric) for column in columns]
+            said += [
+                f"Published, {row.title}: {source}."
+                for column, numbers in zip(columns, found, strict=True)
+                for source in sources(column.place, numbers)
+            ]
             entries = [_published_entry(each) for each in found]
             entries += [Entry(text="")] * len(costs)
         rows.append(
@@ -60,7 +65,7 @@ def grid_of(
         groups=_spans([*(c.group for c in columns), *(c.group for c in costs)]),
         columns=(*(c.title for c in columns), *(c.title for c in costs)),
         rows=tuple(rows),
-        notes=(*dict.fromkeys(sources), *footer),
+        notes=(*dict.fromkeys(said), *footer),
         higher_better=(*(c.higher_better for c in columns), *(False for _ in costs)),
     )
 
@@ -100,24 +105,12 @@ def _cost_entry(value: float | None) -> Entry:
     return Entry(text=notes.NOT_RUN if value is None else three_digits(value), value=value)
 
 
-def _published(row: RowLayout, column: Column) -> list[published.PublishedNumber]:
-    place = column.place
-    return published.lookup(
-        place.protocol, place.recipe, place.dataset, column.metric, row.published
-    )
-
-
-def _published_entry(numbers: Sequence[published.PublishedNumber]) -> Entry:
+def _published_entry(numbers: Sequence[PublishedNumber]) -> Entry:
     """What papers say; several where they say several things."""
     if not numbers:
         return Entry(text=notes.NOT_RUN)
     text = " / ".join(dict.fromkeys(number.text for number in numbers))
     return Entry(text=text, value=numbers[0].number)
-
-
-def _source(row: RowLayout, number: published.PublishedNumber) -> str:
-    unverified = "" if number.is_verified else f"; {published.UNVERIFIED_NOTE}"
-    return f"Published, {row.title}: {number.source}{unverified}"
 
 
 def _spans(groups: Iterable[str]) -> tuple[tuple[str, int], ...]:

@@ -7,15 +7,18 @@ colour-blind tell apart; nothing is said by colour alone.
 
 from __future__ import annotations
 
+import functools
 import textwrap
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
+from matplotlib import font_manager, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -47,14 +50,32 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 
+# Asked in this order for what DejaVu lacks: Chinese, Japanese, Korean, and then all the rest.
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC"),
+    *("WenQuanYi Zen Hei", "Hiragino Sans GB", "Microsoft YaHei", "Arial Unicode MS"),
+)
+
 # How many characters of a heading fit into an inch.
 _CHARACTERS_PER_INCH = 11.5
 
 
-def style() -> AbstractContextManager[None]:
-    """A context in which figures are made and saved, so that all pictures look alike."""
-    context: AbstractContextManager[None] = mpl.rc_context(_STYLE)
-    return context
+@contextmanager
+def style() -> Iterator[None]:
+    """A context in which figures are made and saved, so that all pictures look alike.
+
+    A letter that no font of this machine has, as names may hold, is a box and no warning.
+    """
+    with mpl.rc_context(_STYLE | {"font.family": _fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    """Matplotlib's own font, then those of other scripts that are installed."""
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in installed)]
 
 
 def show(axes: Axes, image: Floats) -> None:

@@ -97,8 +97,11 @@ def _looks(encoders: Sequence[str]) -> Looks:
 def _cost_figure(frame: pd.DataFrame, tasks: Sequence[str], looks: Looks) -> Figure:
     columns = min(PANELS_A_ROW, len(tasks))
     num_rows = math.ceil(len(tasks) / columns)
-    legend = 0.25 * math.ceil(len(looks) / 4)
-    size = (max(6.5, 3.9 * columns), 0.7 + legend + 2.9 * num_rows)
+    width = max(6.5, 3.9 * columns)
+    names = [shorten(name, 34) for name in looks]
+    num_beside = max(1, int(width / (0.6 + 0.09 * max(map(len, names), default=0))))
+    legend = 0.22 * math.ceil(len(names) / num_beside)
+    size = (width, 0.7 + legend + 2.9 * num_rows)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(num_rows, columns, squeeze=False).ravel()
     for axes in grid[len(tasks) :]:
@@ -111,8 +114,7 @@ def _cost_figure(frame: pd.DataFrame, tasks: Sequence[str], looks: Looks) -> Fig
             Line2D([], [], color=color, marker=marker, linestyle="", markeredgecolor="k")
             for color, marker in looks.values()
         ]
-        names = [shorten(name, 34) for name in looks]
-        figure.legend(handles, names, loc="outside lower left", ncols=min(4, len(looks)))
+        figure.legend(handles, names, loc="outside lower left", ncols=min(num_beside, len(names)))
     return figure
 
 

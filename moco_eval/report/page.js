@@ -54,12 +54,24 @@ for (const image of document.querySelectorAll("figure img")) {
 }
 // A print shows everything.
 let closed = [];
+let headings = [];
 const openAll = () => {
-  closed = [...document.querySelectorAll("details:not([open])")];
-  for (const each of closed) each.open = true;
+  // Headings are repeated on every page, and buttons in them are not.
+  const buttons = [...document.querySelectorAll(".grid thead button")];
+  headings = headings.concat(buttons.map((button) => [button.parentNode, button]));
+  for (const button of buttons) button.replaceWith(...button.childNodes);
+  const details = [...document.querySelectorAll("details:not([open])")];
+  closed = closed.concat(details);
+  for (const each of details) each.open = true;
   for (const image of document.images) image.loading = "eager";
 };
-const closeAgain = () => { for (const each of closed.splice(0)) each.open = false; };
+const closeAgain = () => {
+  for (const each of closed.splice(0)) each.open = false;
+  for (const [head, button] of headings.splice(0)) {
+    button.append(...head.childNodes);
+    head.append(button);
+  }
+};
 const print = window.matchMedia("print");
 print.addEventListener("change", (event) => (event.matches ? openAll() : closeAgain()));
 window.addEventListener("beforeprint", openAll);

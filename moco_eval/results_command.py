@@ -25,7 +25,7 @@ EPILOG = """examples:
   moco-eval results correct 01a20dcf-82d5 --encoder-name "MoCo v2" --reason "misspelt"
 
 A record is written once. What is withdrawn or corrected stays on the disk and tables leave it out;
-to withdraw a withdrawal brings the record back."""
+to withdraw a withdrawal, or a correction, brings back what it was about."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -173,8 +173,12 @@ def _retract(arguments: Namespace) -> None:
     """Withdraw a record, or a withdrawal."""
     from moco_eval import store
 
-    path = store.retract(_folder(arguments), arguments.record, arguments.reason)
+    results = _folder(arguments)
+    record = store.resolve(results, arguments.record)
+    path = store.retract(results, record["run_id"], arguments.reason)
     print(f"Withdrawn by {path}. To take that back, retract this one.")
+    if record.get("supersedes"):
+        print(f"{record['supersedes']}, which it superseded, counts again: retract that one too?")
 
 
 def _correct_options(parser: ArgumentParser) -> None:

@@ -61,10 +61,13 @@ def _by_column(summaries: Sequence[Summary], encoders: Sequence[str]) -> pd.Data
 
 
 def _standardized(summaries: Sequence[Summary], table: pd.DataFrame) -> pd.DataFrame:
-    """How many sample s.d. each value is better than its column's mean; 0 where all are equal."""
+    """How many sample s.d. each value is better than its column's mean.
+
+    0 where all are equal, no number where there is but one.
+    """
     directions = {each.task: 1.0 if each.primary.higher_better else -1.0 for each in summaries}
     spread = table.std(ddof=1)
-    z = (table - table.mean()) / spread.where(spread > 1e-9, np.inf)
+    z = (table - table.mean()) / spread.mask(spread < 1e-9, np.inf)
     better: pd.DataFrame = z.mul(pd.Series(directions)[table.columns], axis="columns")
     return better
 

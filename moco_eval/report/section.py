@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from moco_eval.canvas import shorten
 from moco_eval.report.picture import Picture
 from moco_eval.report.summary import Measured, Summary
 from moco_eval.tables.grid import Entry, Grid, Row
@@ -24,6 +25,8 @@ _FACTS = {
     "licence": "licence",
     "caveat": "caveat",
 }
+# Of many classes, each with a choice of its own, the record holds the rest.
+_MAX_CHOICES = 300
 _APART = {"id", "input", "pretrain", *_FACTS}
 
 
@@ -157,6 +160,12 @@ def _results(summaries: Sequence[Summary]) -> Grid:
         score = _score(each.primary, marks="†" * bool(each.deviations))
         label = f"{each.label}: {each.primary.name}"
         rows.append(Row(label=label, entries=(score, seeds, *costs)))
+    damaged = [
+        f"{each.label}: {number:,} damaged images were left out, by the policy"
+        f" {each.runs[0]['dataset'].get('damaged_policy')!r}."
+        for each in summaries
+        if (number := each.runs[0]["dataset"].get("num_damaged"))
+    ]
     notes = [
         f"† {each.label} departs from its recipe: "
         + ", ".join(f"{name}={_say(value)}" for name, value in sorted(each.deviations.items()))
@@ -168,7 +177,7 @@ def _results(summaries: Sequence[Summary]) -> Grid:
         corner="protocol and metric",
         columns=("mean ± s.d. (%)", "seeds", *(column for _, column, _ in kinds)),
         rows=tuple(rows),
-        notes=tuple(notes),
+        notes=(*notes, *damaged),
         higher_better=(True, True, *(False for _ in kinds)),
     )
 
@@ -192,9 +201,18 @@ def _metrics(summaries: Sequence[Summary]) -> Grid:
         corner="protocol and metric",
         columns=("mean ± s.d. (%)", "seeds"),
         rows=tuple(rows),
-        notes=(),
+        notes=tuple(note for note in map(_choice, summaries) if note),
         higher_better=(True, True),
     )
+
+
+def _choice(summary: Summary) -> str:
+    """How hyper-parameters and weights were chosen, and what came out at each seed."""
+    told = [run.get("selection") or {} for run in summary.runs]
+    chosen = list(dict.fromkeys(_say(each["chosen"]) for each in told if "chosen" in each))
+    if not chosen:
+        return ""
+    return f"{summary.label}: {told[0]['rule']}: {shorten('; '.join(chosen), _MAX_CHOICES)}."
 
 
 def _score(metric: Measured, *, marks: str = "") -> Entry:

@@ -42,6 +42,7 @@ class Ledger:
         is_new = [bool(since) and head["created"] >= since for head in self.heads]
         self._old = _newest([h for h, new in zip(self.heads, is_new, strict=True) if not new])
         self._new = _newest([h for h, new in zip(self.heads, is_new, strict=True) if new])
+        self._last = {head["key"]: head["status"] for head in self.heads}
         self._seen = {head["name"] for head in self.heads}
 
     def state(self, key: str) -> str:
@@ -53,6 +54,10 @@ class Ledger:
         """The record that ``state`` is of, without its details; empty where there is none."""
         return self._head(key)
 
+    def is_stopped(self, key: str) -> bool:
+        """Whether its last run was stopped, and so goes on from what it left."""
+        return self._last.get(key) == "preempted"
+
     def wants(self, key: str, rerun: Rerun) -> bool:
         """Whether the cell is to be run."""
         if key in self._new:
@@ -61,10 +66,7 @@ class Ledger:
 
     def look_again(self, task: Task) -> None:
         """Take in what was recorded of the task since, here or on another machine."""
-        run = task.run
-        folder = self.results.joinpath(
-            *map(records.slug, (run.protocol, run.dataset["id"], run.encoder_id))
-        )
+        folder = records.folder_of(task.run.as_record(), self.results)
         if not folder.is_dir():
             return
         _see_anew(folder)
@@ -82,6 +84,7 @@ class Ledger:
         if not record.get("retracts"):
             record = _keyed(record)
             self.heads.append(record)
+            self._last[record["key"]] = record["status"]
             self._new |= _newest([*filter(None, [self._new.get(record["key"])]), record])
 
     def _head(self, key: str) -> dict[str, Any]:

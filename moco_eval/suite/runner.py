@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -186,10 +187,14 @@ class Runner:
             task, claim = found
             old = self.ledger.record(task.key)
             supersedes = old["run_id"] if old.get("status") == "ok" else None
+            folder = self.settings.work / task.folder
+            if supersedes and not self.ledger.is_stopped(task.key):
+                # Or it would find what it did, and do nothing again.
+                shutil.rmtree(folder, ignore_errors=True)
             job = Job(
                 task=task,
                 results=self.settings.results,
-                folder=self.settings.work / task.folder,
+                folder=folder,
                 pictures=self.settings.pictures,
                 standing=Standing(supersedes=supersedes, claim=claim),
             )

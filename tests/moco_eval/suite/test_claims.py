@@ -113,7 +113,7 @@ def test_a_claim_that_is_damaged_counts_by_its_age(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file.* cannot be written"):
+    with pytest.raises(OutputError, match=r"file.* cannot be written"):
         claims.acquire(tmp_path / "file", KEY)
 
 

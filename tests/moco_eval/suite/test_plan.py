@@ -140,7 +140,7 @@ def test_the_command_line_adds_encoders_and_data_and_takes_parts(tmp_path):
     assert specs == {"a": "pixels", "b": "other.pth", "random:resnet18": "random:resnet18"}
     part = plan.only(suite, encoders=["b"], protocols=["knn"])
     assert [encoder.name for encoder in part.encoders] == ["b"]
-    with pytest.raises(UsageError, match="no data 'image'. Did you mean 'images'"):
+    with pytest.raises(UsageError, match=r"no data 'image'\. Did you mean 'images'"):
         plan.with_data(suite, ["image=digits"])
     with pytest.raises(UsageError, match="takes NAME=SPEC"):
         plan.with_data(suite, ["digits"])
@@ -153,7 +153,7 @@ def test_the_command_line_adds_encoders_and_data_and_takes_parts(tmp_path):
 def test_a_suite_is_found_by_its_path_or_its_name(tmp_path):
     assert plan.find("quick").name == "quick.toml"
     assert plan.find(str(tmp_path / "x.toml")) == tmp_path / "x.toml"
-    with pytest.raises(UsageError, match="no suite 'quik'. Did you mean 'quick'"):
+    with pytest.raises(UsageError, match=r"no suite 'quik'\. Did you mean 'quick'"):
         plan.find("quik")
 
 

@@ -1,6 +1,6 @@
-"""Render the README's figures of speed from results/speed/, or measure them anew.
+"""Render the figures of speed from results/speed/, or measure them anew.
 
-python tools/render_speed.py              write README.md
+python tools/render_speed.py              write docs/speed.md
 python tools/render_speed.py --check      exit 1 if it would change
 python tools/render_speed.py --measure [NAME]    run every bench, or the one of that name, three
                                           times first, which takes minutes
@@ -89,7 +89,7 @@ def measured() -> dict[str, dict[str, Any]]:
 
 
 def rendered() -> str:
-    """The README's block: one row a comparison, and where each was measured."""
+    """The block: one row a comparison, and where each was measured."""
     found = measured()
     runs = {name: bench["runs"] for name, bench in found.items()}
     rows = [*of_views(runs["views"]), *of_shuffle(runs["shuffle"])]
@@ -238,18 +238,18 @@ def place(machine: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the README's block, or say that it would change."""
+    """Write the block, or say that it would change."""
     if "--measure" in sys.argv[1:]:
         measure(sys.argv[sys.argv.index("--measure") + 1 :])
-    path = ROOT / "README.md"
-    readme = path.read_text()
-    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    path = ROOT / "docs" / "speed.md"
+    page = path.read_text()
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
     text = f"{before}{BEGIN}\n{rendered()}\n\n{END}{after}"
     if "--check" in sys.argv[1:]:
-        sys.exit("README.md is stale" if text != readme else 0)
-    if text != readme:
+        sys.exit("docs/speed.md is stale" if text != page else 0)
+    if text != page:
         write_text(path, text)
-        print("written: README.md")
+        print("written: docs/speed.md")
 
 
 if __name__ == "__main__":

@@ -371,7 +371,7 @@ ADDRESSES = (*_LINEAR, *_SVM, *_KNN, *_FEW_LABELS, *_FINETUNE, *_DENSE)
 NOT_MEASURED = {
     "coco_densepose_fpn_1x": "no DensePose head",
     "coco_fcos": "no FCOS detector",
-    "coco_maskrcnn_fpn_1x_vicreg": "VICReg's own settings of Mask R-CNN, which are not published",
+    "coco_maskrcnn_fpn_1x_vicreg": "VICReg's own settings of Mask R-CNN",
     "coco_maskrcnn_fpnbnhead_1x": "a box head of four normalised convolutions",
     "coco_maskrcnn_fpnbnhead_2x": "a box head of four normalised convolutions",
     "coco_maskrcnn_fpnbnhead_6x": "a box head of four normalised convolutions",
@@ -385,7 +385,7 @@ NOT_MEASURED = {
     "linear_multi_feat5": "a probe on each stage, pooled to some 9,000 numbers",
     "linear_online": "a probe trained along with the encoder",
     "supervised": "training with all labels from the start, which evaluates no encoder",
-    "voc_det": "detectors whose settings are not published",
+    "voc_det": "detectors of other settings: CPC's and InstDisc's",
     "voc_det_byol": "BYOL's own detector, trained asynchronously",
     "voc_det_c4_pirl": "PIRL's detector with frozen norms and another schedule",
     "voc_semseg_byol_fcn16s": "judged on the central 513 pixels, its learning rate searched",
@@ -395,8 +395,8 @@ NOT_MEASURED = {
 # Procedures that it has, on data that it has not, or with numbers that no recipe of it has.
 NOT_MEASURED_ON = {
     ("finetune", "iNaturalist19"): "the data set does not open by name",
-    ("knn", "ImageNet"): "lightly's settings, which its page does not give",
-    ("knn_k20", "ImageNet-100"): "lightly's settings, which its page does not give",
+    ("knn", "ImageNet"): "lightly's own settings",
+    ("knn_k20", "ImageNet-100"): "lightly's own settings",
     ("knn_k20", "Imagenette"): "the data set does not open by name",
     ("knn_k200", "CIFAR-10"): "lightly's settings: MoCo's vote on the pooled feature",
     ("linear", "CIFAR-10"): "each paper's own settings",

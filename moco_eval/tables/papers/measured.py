@@ -82,8 +82,12 @@ def measured_rows(table: PaperTable, records: Sequence[Record]) -> list[Measured
     """
     found: dict[str, dict[int, list[Trials]]] = {}
     ordered = sorted(records, key=lambda record: str(record["name"]))
+    by_source: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in ordered:
+        place = place_of(record)
+        by_source[place.protocol, place.recipe, place.dataset].append(record)
     for number, column in enumerate(table.columns):
-        for trials in _trials_of(column, sources(table, column), ordered):
+        for trials in _trials_of(column, sources(table, column), by_source):
             encoder = trials.records[0]["encoder"]["id"]
             found.setdefault(encoder, {}).setdefault(number, []).append(trials)
     _require_comparable(t for columns in found.values() for own in columns.values() for t in own)
@@ -146,32 +150,28 @@ def _columns(table: PaperTable, numbers: Iterable[int]) -> str:
 
 
 def _trials_of(
-    column: PaperColumn, known: Sequence[Source], records: Sequence[Record]
+    column: PaperColumn,
+    known: Sequence[Source],
+    records: Mapping[tuple[str, str, str], Sequence[Record]],
 ) -> Iterable[Trials]:
     """All cells that could stand in a column; a version of a protocol is a cell of its own."""
     for source in known:
         found: dict[tuple[str, int], list[Record]] = defaultdict(list)
-        for record in records:
-            place = place_of(record)
-            if (place.protocol, place.recipe, place.dataset) != (
-                source.protocol,
-                source.recipe,
-                source.dataset,
-            ):
-                continue
+        for record in records.get((source.protocol, source.recipe, source.dataset), ()):
             has_metric = record["status"] != "ok" or source.metric in record["metrics"]
             is_of_column = fnmatchcase(record["encoder"].get("arch") or "", column.arch or "*")
             if has_metric and is_of_column:
-                found[record["encoder"]["id"], -place.version].append(record)
+                version = record["protocol"]["version"]
+                found[record["encoder"]["id"], -version].append(record)
         for _, own in sorted(found.items(), key=lambda item: item[0]):
             yield Trials(place_of(own[0]), source, tuple(own))
 
 
 def _require_comparable(cells: Iterable[Trials]) -> None:
-    by_place: dict[tuple[Place, str], dict[str, Record]] = defaultdict(dict)
+    by_place: dict[Place, dict[str, Record]] = defaultdict(dict)
     for trials in cells:
         done = {r["name"]: r for r in trials.records if r["status"] == "ok"}
-        by_place[trials.place, trials.source.metric] |= done
+        by_place[trials.place] |= done
     for records in by_place.values():
         if records:
             require_comparable(list(records.values()))

@@ -111,6 +111,48 @@ BYOL_1 = PaperTable(
     notes=("BYOL's own probe chooses its learning rate: no recipe here has its numbers.",),
 )
 
+_FEW = {
+    f"{share}% {name}": {
+        "protocol": f"semi_{share}pct",
+        "dataset": "ImageNet",
+        "metric": metric,
+    }
+    for name, metric in (("top-1", "top1"), ("top-5", "top5"))
+    for share in ("1", "10")
+}
+
+
+def _few(label: str, method: str, arch: str, params: str, *, has_top1: bool = True) -> PaperRow:
+    without = () if has_top1 else ("1% top-1", "10% top-1")
+    return _linear(label, method, arch, params, without=without)
+
+
+BYOL_2 = PaperTable(
+    id="byol/table2",
+    title="Semi-supervised training on a fraction of ImageNet's labels",
+    source=f"{BYOL}, Table 2",
+    where={"source": "arXiv 2006.07733 Table 2"},
+    corner="method",
+    facts=("architecture", "params (M)"),
+    columns=tuple(
+        PaperColumn(heading=name, where=where, is_measured=False) for name, where in _FEW.items()
+    ),
+    rows=(
+        _few("Supervised", "supervised", "R50", "24"),
+        _few("InstDisc", "InstDisc", "R50", "24", has_top1=False),
+        _few("PIRL", "PIRL", "R50", "24", has_top1=False),
+        _few("SimCLR", "SimCLR", "R50", "24"),
+        _few("BYOL", "BYOL", "R50", "24"),
+        _few("CPC v2, ResNet-161", "CPC v2", "R161", "305", has_top1=False),
+        _few("SimCLR, 2x", "SimCLR", "R50w2x", "94"),
+        _few("BYOL, 2x", "BYOL", "R50w2x", "94"),
+        _few("SimCLR, 4x", "SimCLR", "R50w4x", "375"),
+        _few("BYOL, 4x", "BYOL", "R50w4x", "375"),
+        _few("BYOL, ResNet-200 2x", "BYOL", "R200w2x", "250"),
+    ),
+    notes=("BYOL's own fine-tuning chooses its settings: no recipe here has its numbers.",),
+)
+
 _TASKS: dict[str, Where] = {
     "Places205": {"protocol": "linear", "dataset": "Places205", "metric": "top1"},
     "VOC07": {"protocol": "svm", "dataset": "VOC07 cls", "metric": "mAP"},
@@ -175,15 +217,6 @@ VICREG_2 = PaperTable(
     ),
 )
 
-_FEW = {
-    f"{share}% {name}": {
-        "protocol": f"semi_{share}pct",
-        "dataset": "ImageNet",
-        "metric": metric,
-    }
-    for name, metric in (("top-1", "top1"), ("top-5", "top5"))
-    for share in ("1", "10")
-}
 _ONLY_TOP1 = nothing("linear top-5", *(f"semi-supervised {name}" for name in _FEW))
 VICREG_1 = PaperTable(
     id="vicreg/table1",
@@ -300,5 +333,5 @@ TABLES = (
     _twelve("simclr", "finetune"),
     _twelve("byol", "linear_lbfgs"),
     _twelve("byol", "finetune"),
-    *(BYOL_1, VICREG_1, VICREG_2, VICREG_11, DINO_2),
+    *(BYOL_1, BYOL_2, VICREG_1, VICREG_2, VICREG_11, DINO_2),
 )

@@ -166,6 +166,20 @@ FROM_FILE = {
         BYOL, 4x            | R50w4x 375 78.6 94.2
         BYOL, ResNet-200 2x | R200w2x 250 79.6 94.8
     """,
+    # Top-1 of 1 %, 10 %, top-5 of 1 %, 10 %. In the transcript, too: the top-1 of ResNet-50.
+    "byol/table2": """
+        Supervised          | R50      24 25.4 56.4 48.4 80.4
+        InstDisc            | R50      24    .    . 39.2 77.4
+        PIRL                | R50      24    .    . 57.2 83.8
+        SimCLR              | R50      24 48.3 65.6 75.5 87.8
+        BYOL                | R50      24 53.2 68.8 78.4 89.0
+        CPC v2, ResNet-161  | R161    305    .    . 77.9 91.2
+        SimCLR, 2x          | R50w2x   94 58.5 71.7 83.0 91.2
+        BYOL, 2x            | R50w2x   94 62.2 73.5 84.1 91.7
+        SimCLR, 4x          | R50w4x  375 63.0 74.4 85.8 92.6
+        BYOL, 4x            | R50w4x  375 69.1 75.7 87.9 92.5
+        BYOL, ResNet-200 2x | R200w2x 250 71.2 77.7 89.5 93.7
+    """,
     # Linear top-1, top-5; semi-supervised top-1 of 1 %, 10 %, top-5 of 1 %, 10 %. The transcript
     # has every top-1 of SwAV, Barlow Twins and VICReg.
     "vicreg/table1": """

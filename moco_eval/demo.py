@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from moco_eval import knn, store, suite, tables
 from moco_eval.data.catalog import ImageData, open_images, open_scenes
@@ -24,8 +22,7 @@ from moco_eval.encoders.load import load_encoder
 from moco_eval.errors import DivergedError
 from moco_eval.features import of_data
 from moco_eval.files import write_text
-from moco_eval.pictures import nearest as nearest_images
-from moco_eval.pictures import overlays
+from moco_eval.pictures import nearest, overlays
 from moco_eval.scoring import score
 
 RANDOM, MOCO, SUPERVISED, PIXELS = "random init", "MoCo v2", "supervised", "raw pixels"
@@ -67,7 +64,7 @@ def demo(output: Path) -> None:
 
     # Pictures of what the numbers mean.
     if not (output / "neighbours.png").exists():
-        _draw_neighbours(checkpoints[MOCO], open_images("digits"), output / "neighbours.png")
+        _draw_neighbours(checkpoints[MOCO], open_images("digits"), output)
     shown = next(cell for cell in cells if cell.protocol == "segment" and cell.name == MOCO)
     if not list(output.glob("*_images.png")):
         found = output / "work" / suite.folder_of(shown) / "detections.json"
@@ -118,18 +115,16 @@ def _pretrain(recipe: str, output: Path) -> Path:
     return checkpoint
 
 
-def _draw_neighbours(checkpoint: Path, data: ImageData, path: Path) -> None:
-    """One test digit of each class with the five training digits that the encoder finds nearest."""
+def _draw_neighbours(checkpoint: Path, data: ImageData, folder: Path) -> None:
+    """The test digits with most and with fewest of their class among their five nearest."""
     features = of_data(load_encoder(str(checkpoint)), data)
-    labels = np.asarray(data.test.labels)
-    queries = [int(np.flatnonzero(labels == label)[0]) for label in range(len(data.classes))]
-    nearest = knn.neighbours(features.train, features.test[queries], 5).numpy()
-    nearest_images.draw_grid(
-        np.stack([_pixels(data.test.images[query]) for query in queries]),
-        np.stack([[_pixels(data.train.images[i]) for i in row] for row in nearest]),
-        np.asarray(data.train.labels)[nearest] == labels[queries][:, None],
-        path,
-    )
+    arrays = {
+        "neighbours": knn.neighbours(features.train, features.test, 5).numpy(),
+        "labels": np.asarray(data.test.labels),
+        "train_labels": np.asarray(data.train.labels),
+    }
+    images = (data.test.images, data.train.images)
+    nearest.draw(arrays, images, data.classes, folder, title=f"{MOCO} on {data.id}")
 
 
 def _draw_detections(split: SceneSplit, detections: Path, folder: Path) -> None:
@@ -138,7 +133,3 @@ def _draw_detections(split: SceneSplit, detections: Path, folder: Path) -> None:
     scores = score(split, found, "bbox").drawn["F1_by_image"]
     title = f"{MOCO} on digits-scenes, segment"
     overlays.draw(scores, split.classes, split, found, folder, title=title)
-
-
-def _pixels(image: Image.Image) -> NDArray[np.float64]:
-    return np.asarray(image.convert("RGB")) / 255.0

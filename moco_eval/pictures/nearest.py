@@ -161,9 +161,9 @@ def draw_grid(  # noqa: PLR0913 - what is drawn, then what is said of it
     correct: NDArray[np.bool_],
     path: Path,
     *,
-    title: str = "",
-    captions: Sequence[str] = (),
-    numbers: pd.DataFrame | None = None,
+    title: str,
+    captions: Sequence[str],
+    numbers: pd.DataFrame,
 ) -> None:
     """Draw each query with its nearest neighbours, framed by whether they share its class.
 
@@ -172,9 +172,9 @@ def draw_grid(  # noqa: PLR0913 - what is drawn, then what is said of it
         neighbours: ``(N, k, H, W, 3)``, nearest first.
         correct: ``(N, k)``.
         path: The PNG.
-        title: What they are; by default how many of them share their query's class.
-        captions: What stands left of each query; by default nothing.
-        numbers: The CSV; by default a row a neighbour, with its query, its rank and ``correct``.
+        title: What they are.
+        captions: What stands left of each query.
+        numbers: The CSV.
     """
     num_queries, k = correct.shape
     room = 0.09 * max((len(line) for text in captions for line in text.splitlines()), default=0)
@@ -190,19 +190,16 @@ def draw_grid(  # noqa: PLR0913 - what is drawn, then what is said of it
             for axes, neighbour, flag in zip(row[2:], found, flags, strict=True):
                 show(axes, neighbour)
                 _frame(axes, bool(flag))
-        for axes, caption in zip(grid[:, 0], captions, strict=False):
+        for axes, caption in zip(grid[:, 0], captions, strict=True):
             axes.set_ylabel(caption, rotation=0, ha="right", va="center", labelpad=6)
         grid[0, 0].set_title("query", loc="center")
         for rank, axes in enumerate(grid[0, 2:], start=1):
             axes.set_title(str(rank), loc="center")
         share = f"{100 * correct.mean():.0f} % of these share the query's class"
-        if numbers is None:
-            rows = [(q + 1, r + 1, bool(flag)) for (q, r), flag in np.ndenumerate(correct)]
-            numbers = pd.DataFrame(rows, columns=["query", "rank", "correct"])
         write(
             figure,
             path,
-            title=title or f"Nearest neighbours ({share})",
+            title=title,
             alt=f"{num_queries} images, each with its {k} nearest neighbours; {share}.",
             numbers=numbers,
         )

@@ -98,5 +98,7 @@ def _layout(arguments: Namespace, known: set[str]) -> Layout:
         if name not in known:
             raise unknown("encoder in these records called", name, known)
     if arguments.encoders:
-        layout = replace(layout, rows=rows_of(arguments.encoders))
+        laid_out = {row.encoder: row for row in layout.rows}
+        rows = [laid_out.get(name) or rows_of([name])[0] for name in arguments.encoders]
+        layout = replace(layout, rows=tuple(rows))
     return replace(layout, baseline=arguments.baseline or layout.baseline)

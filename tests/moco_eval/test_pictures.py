@@ -251,7 +251,8 @@ def test_right_and_wrong_neighbours_differ_in_colour_and_in_shape(tmp_path):
     images = {}
     for flag in (True, False):
         path = tmp_path / f"{flag}.png"
-        nearest.draw_grid(queries, found, np.full((2, 3), flag), path, title="the same for both")
+        same = {"title": "the same for both", "captions": ["", ""], "numbers": pd.DataFrame()}
+        nearest.draw_grid(queries, found, np.full((2, 3), flag), path, **same)
         images[flag] = pixels(path)
     assert count(images[True], canvas.GREEN) > 1000
     assert count(images[True], canvas.VERMILLION) == 0
@@ -260,15 +261,6 @@ def test_right_and_wrong_neighbours_differ_in_colour_and_in_shape(tmp_path):
     # Without colour the mark in a neighbour's corner still tells them apart: ink or no ink.
     ink = {flag: image.min(-1) < 250 for flag, image in images.items()}
     assert (ink[True] != ink[False]).sum() > 100
-
-
-def test_the_neighbours_csv_holds_the_flags(tmp_path):
-    correct = np.array([[True, False], [True, True]])
-    images = RNG.random((2, 2, 8, 8, 3))
-    nearest.draw_grid(images[:, 0], images, correct, tmp_path / "neighbours.png")
-    frame = pd.read_csv(tmp_path / "neighbours.csv")
-    assert list(frame["rank"]) == [1, 2, 1, 2]
-    assert list(frame["correct"]) == [True, False, True, True]
 
 
 # As a formula it would be an error, and a legend leaves out what starts with an underscore.

@@ -60,7 +60,7 @@ def heading(page, text):
 
 def test_a_click_puts_the_best_first_and_a_second_the_worst(open_page, hostile_name):
     page = open_page()
-    # Means over two seeds: 70.5, 95.5 and 10.0, which as text would come before 70.5.
+    # Means over two seeds: 70.5, 95.5 and 10.0.
     assert first_column(page, COMPARISON) == ["random init", "MoCo v2", hostile_name]
     button = heading(page, "knn")
     button.click()

@@ -102,10 +102,10 @@ def _git(*arguments: str) -> str | None:
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None
+    # Without locks: a look at the state must neither hinder nor outlive whoever works there.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -75,7 +75,10 @@ def load(path: Path) -> dict[str, Any]:
     found = _sha12(content)
     if found != named["sha12"]:
         raise ValueError(f"it is damaged, its bytes hash to {found} and not as its name says.")
-    record = json.loads(content)
+    try:
+        record = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"it is whole, but what it holds is no record: {error}.") from error
     if not isinstance(record, dict) or "schema" not in record:
         raise ValueError("it is whole, but what it holds is no record: it has no schema.")
     return record

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +15,26 @@ def test_what_a_record_remembers_is_plain_json():
     found = json.loads(json.dumps(environment.describe()))
     assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert found["hardware"]["num_cpus"] >= 1
+
+
+def test_a_look_at_the_code_takes_no_lock_of_its_repository(tmp_path, monkeypatch):
+    module = tmp_path / "moco_eval" / "environment.py"
+    module.parent.mkdir()
+    module.write_text("")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "begin"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    # Git would now note the new time in its index, for which it locks it.
+    os.utime(module, (0, 0))
+    index = tmp_path / ".git" / "index"
+    before = index.stat().st_ino, index.stat().st_mtime_ns
+    monkeypatch.setattr(environment, "__file__", str(module))
+    found = environment.describe()
+    assert len(found["git"]) == 40
+    assert found["dirty"] is False
+    assert (index.stat().st_ino, index.stat().st_mtime_ns) == before
+    module.write_text("changed")
+    assert environment.describe()["dirty"] is True
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

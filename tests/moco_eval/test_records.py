@@ -1,6 +1,9 @@
 import dataclasses
+import errno
 import hashlib
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_eval import records, store
+from moco_eval import record_file, records, store
 from moco_eval.errors import OutputError
 
 RUN = records.Run(
@@ -26,10 +29,9 @@ RUN = records.Run(
 OUTCOME = records.Outcome(metrics={"top1": 97.5, "top5": 99.0}, num_test=360, details={"C": 1.0})
 
 
-def write(results, run=RUN, outcome=OUTCOME, status="ok", error=None):
-    return records.write(
-        run, results, status=status, outcome=outcome, error=error, environment={}, time={}
-    )
+def write(results, run=RUN, outcome=OUTCOME, status="ok", error=None, **more):
+    keywords = {"environment": {}, "time": {}, **more}
+    return records.write(run, results, status=status, outcome=outcome, error=error, **keywords)
 
 
 def plant(folder, content):
@@ -327,3 +329,117 @@ def test_an_error_is_better_the_lower_it_is(tmp_path):
     outcome = dataclasses.replace(OUTCOME, metrics={"top1": 97.5, "ece": 2.5})
     metrics = records.read(write(tmp_path, outcome=outcome))["metrics"]
     assert [metrics[name]["higher_better"] for name in ("top1", "ece")] == [True, False]
+
+
+def test_a_record_tells_what_it_cost_and_what_no_one_measured_is_null(tmp_path):
+    path = write(tmp_path, time={"wall_s": 1.5, "num_resumes": 2})
+    assert records.read(path)["time"] == {
+        "wall_s": 1.5,
+        "device_s": None,
+        "peak_memory_mib": None,
+        "peak_device_memory_mib": None,
+        "num_processes": None,
+        "num_resumes": 2,
+    }
+
+
+def test_a_record_tells_how_many_images_were_damaged_and_what_was_done_about_it(tmp_path):
+    dataset = json.loads(write(tmp_path).read_text())["dataset"]
+    assert (dataset["num_damaged"], dataset["damaged_policy"]) == (0, "fail")
+    # A data set that counts them says so itself.
+    run = dataclasses.replace(RUN, dataset={**RUN.dataset, "num_damaged": 3})
+    assert json.loads(write(tmp_path, run).read_text())["dataset"]["num_damaged"] == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "rule"),
+    [
+        (None, "nothing is chosen: all numbers are the recipe's"),
+        ({"what": "nothing: all"}, "nothing is chosen: all numbers are the recipe's"),
+        (
+            {"what": "C", "chosen": 1.0, "on": "20% of the training set", "by": "top1"},
+            "C, by top1, on 20% of the training set",
+        ),
+        (
+            {"lr": 0.02, "score_by_lr": {"0.02": 30.0}, "judged_on": "1 in 5 training images"},
+            "lr, by primary metric, on 1 in 5 training images",
+        ),
+    ],
+)
+def test_a_record_says_in_a_sentence_how_it_was_selected(tmp_path, told, rule):
+    details = {"selection": told} if told else {}
+    outcome = dataclasses.replace(OUTCOME, details=details)
+    record = json.loads(write(tmp_path, outcome=outcome).read_text())
+    assert record["selection"]["rule"] == rule
+    assert record["details"] == details
+
+
+def test_a_run_that_measured_nothing_selected_nothing(tmp_path):
+    path = write(tmp_path, status="failed", outcome=None, error="it diverged")
+    assert records.read(path)["selection"] == {}
+
+
+def test_only_a_success_takes_the_place_of_another_record(tmp_path):
+    lost = records.Outcome(metrics={"top1": float("nan")}, num_test=1, details={})
+    for keywords, expected in (
+        ({}, ("a", "run again")),
+        ({"status": "failed", "outcome": None, "error": "e"}, (None, "")),
+        ({"outcome": lost}, (None, "")),
+    ):
+        record = records.read(write(tmp_path, supersedes="a", **keywords))
+        assert (record["supersedes"], record["reason"]) == expected
+    assert records.read(write(tmp_path))["supersedes"] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "what it holds is no record"),
+        (b"{}", "it has no schema"),
+        (b"null", "what it holds is no record"),
+        (b'{"schema": 2}', "lacks what a record has: run_id, created, status"),
+        (b'{"schema": "2"}', "it has schema 2, this moco-eval reads up to 2"),
+        (b'{"schema": 2, "retracts": "a"}', "lacks what a record has: run_id, created, reason"),
+        (b'{"schema": 2', "no record: Expecting ',' delimiter"),
+        (b'"\xff', "no record: 'utf-8' codec can't decode byte"),
+    ],
+)
+def test_a_file_that_is_whole_but_no_record_is_refused_in_words(tmp_path, content, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        records.read(plant(tmp_path, content))
+
+
+@pytest.mark.parametrize("part", ["protocol", "encoder", "dataset"])
+def test_a_record_whose_parts_are_of_another_kind_is_refused(tmp_path, part):
+    content = json.loads(write(tmp_path).read_text()) | {part: "text"}
+    with pytest.raises(ValueError, match=f"lacks what a record has: {part}"):
+        records.read(plant(tmp_path, json.dumps(content).encode()))
+
+
+def test_a_record_under_another_runs_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="its name is that of another run than"):
+        records.read(plant(tmp_path, write(tmp_path).read_bytes()))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_keeps_records_too(tmp_path, monkeypatch, number):
+    def refuse(*paths):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = write(tmp_path)
+    assert records.read(path)["seed"] == 3
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    # Nor there is a file ever replaced.
+    with pytest.raises(OSError, match=os.strerror(number)):
+        record_file.write_once(path, b"other")
+    assert records.read(path)["seed"] == 3
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_is_never_written_twice(tmp_path):
+    record_file.write_once(tmp_path / "a", b"first")
+    with pytest.raises(FileExistsError):
+        record_file.write_once(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

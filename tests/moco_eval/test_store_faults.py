@@ -1,5 +1,6 @@
 """Writers that are killed, disks that refuse: no record that was acknowledged is ever lost."""
 
+import json
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from moco_eval import store
+from moco_eval.errors import OutputError
 
 ROOT = Path(__file__).parents[2]
 NUM_WRITERS = 8
@@ -102,3 +104,104 @@ def test_eight_writers_killed_at_any_moment_lose_and_tear_nothing(tmp_path, writ
     store.clear(results, verdict.leftovers)
     assert list(results.glob("*/*/*/.*.tmp")) == []
     assert store.verify(results).num_whole == len(found)
+
+
+def evaluate(folder, *, before="", **environment):
+    """``moco-eval knn`` on the digits in a process of its own, after ``before``."""
+    code = f"{before}\nfrom moco_eval.cli import main\nmain()"
+    words = ["knn", "random:resnet10_small", "--data", "digits", "--cache", "off"]
+    return subprocess.run(
+        [sys.executable, "-c", code, *words, "--pictures", "false", "--device", "cpu"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder / "home"),
+            # Fonts are looked for once.
+            "XDG_CACHE_HOME": str(Path.home() / ".cache"),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def printed_record(text):
+    return json.loads(text[text.index("{\n") :])
+
+
+@pytest.mark.faults
+def test_a_store_that_refuses_a_record_loses_it_not_and_the_command_ends_with_74(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "knn").write_text("a file where a folder should be")
+    ended = evaluate(tmp_path)
+    assert ended.returncode == 74, ended.stderr
+    (kept,) = (tmp_path / "home" / ".moco-eval" / "unsaved").iterdir()
+    record = printed_record(ended.stdout)
+    assert record == json.loads(kept.read_text())
+    assert (record["status"], record["protocol"]["id"]) == ("ok", "knn")
+    assert f"The record was kept as {kept} and was printed on standard output." in ended.stderr
+    assert "Traceback" not in ended.stderr
+    # Put where it belongs, as the message says, it is a record, and its run is done.
+    (tmp_path / "results" / "knn").unlink()
+    home = tmp_path / "results" / "knn" / "digits" / "random-resnet10_small"
+    home.mkdir(parents=True)
+    kept.rename(home / kept.name)
+    (done,) = store.done(tmp_path / "results").values()
+    assert done["name"] == kept.name
+
+
+SMALL_FILES = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+"""
+
+
+@pytest.mark.faults
+def test_a_record_that_no_disk_has_room_for_is_printed_whole_and_ends_with_74(tmp_path):
+    # Files may grow to 1000 bytes, which no record fits in; a pipe has no limit.
+    ended = evaluate(tmp_path, before=SMALL_FILES, PYTHONDONTWRITEBYTECODE="1")
+    assert ended.returncode == 74, ended.stderr
+    assert printed_record(ended.stdout)["status"] == "ok"
+    assert "could not be kept as" in ended.stderr
+    assert [path for path in (tmp_path / "results").rglob("*") if path.is_file()] == []
+    assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_a_folder_that_may_not_be_written_sends_the_record_home(
+    write_record, nobody, monkeypatch, capsys
+):
+    write_record(Path("results"))
+    Path("home").mkdir()
+    Path("home").chmod(0o777)
+    monkeypatch.setenv("HOME", "home")
+    with nobody("results"), pytest.raises(OutputError, match="Permission denied") as caught:
+        write_record(Path("results"), seed=1)
+    assert caught.value.exit_code == 74
+    (kept,) = Path("home/.moco-eval/unsaved").iterdir()
+    assert kept.read_text() == capsys.readouterr().out
+    assert len(store.read_all(Path("results"))[0]) == 1
+
+
+def test_a_full_disk_is_named_with_the_space_that_is_left(tmp_path, write_record, monkeypatch):
+    (disk := tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs a right to mount a small file system")
+    try:
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        whole = [write_record(disk / "results")]
+        with pytest.raises(OutputError, match="0 MiB are free on that disk"):  # noqa: PT012
+            for seed in range(1, 100):
+                whole.append(write_record(disk / "results", seed=seed))
+        found, problems = store.read_all(disk / "results")
+        assert (len(found), problems) == (len(whole), [])
+        # The one that did not fit is at home, and no part of it here.
+        assert len(list((tmp_path / "home" / ".moco-eval" / "unsaved").iterdir())) == 1
+        assert list(disk.rglob("*.tmp")) == []
+        # Without room for an index the records are read all the same.
+        assert len(store.read_heads(disk / "results")[0]) == len(whole)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,7 +1,8 @@
 """Measure the store of records: a table of ten thousand, and writers that are killed.
 
 python tools/bench_store.py [--records 10000]    ``moco-eval table`` as a process, without and with
-                                                 the index: seconds, and peak memory in MiB
+                                                 the index: seconds, and peak memory in MiB (on
+                                                 a busy machine the processor's seconds count)
 python tools/bench_store.py --faults [20000]     tests/moco_eval/test_store_faults.py with so many
                                                  records acknowledged, where the suite has 2,000
 
@@ -17,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from moco_eval import record_file, records, store
 from moco_eval.store import index
@@ -58,14 +59,16 @@ def time_tables(results: Path, num_records: int) -> None:
     for name, is_indexed in (("without an index", False), ("from the index", True)):
         if not is_indexed:
             index.path_of(results).unlink(missing_ok=True)
+        # The first leaves the index for those after it.
         took = [_run_table(results) for _ in range(3 if is_indexed else 1)]
-        seconds, peak = min(took)
-        print(f"moco-eval table {name}: {seconds:.2f} s, {peak} MiB")
+        wall_s, processor_s, peak_mib = min(took)
+        print(f"moco-eval table {name}: {wall_s:.2f} s ({processor_s:.2f} s of it on a processor)")
+        print(f"  peak memory {peak_mib} MiB; load of this machine {os.getloadavg()[0]:.1f}")
     index_mib = index.path_of(results).stat().st_size / 2**20
     print(f"the index has {index_mib:.1f} MiB")
 
 
-def write_like_committed(results: Path, num_records: int) -> Any:
+def write_like_committed(results: Path, num_records: int) -> Iterator[Path]:
     """Records in the shapes of the committed ones, of as many encoders as it takes."""
     committed, _ = store.read_all(ROOT / "results")
     templates = [r for r in committed if r["status"] == "ok" and r["protocol"]["id"] != "segment"]
@@ -85,8 +88,8 @@ def write_like_committed(results: Path, num_records: int) -> Any:
         yield record_file.save(record, records.folder_of(record, results))
 
 
-def _run_table(results: Path) -> tuple[float, int]:
-    """Seconds of the process from start to end, and its peak memory in MiB."""
+def _run_table(results: Path) -> tuple[float, float, int]:
+    """Seconds from start to end, those on a processor, and the peak of memory in MiB."""
     command = [sys.executable, "-m", "moco_eval.cli", "table", "--results", str(results)]
     begun_s = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
@@ -96,7 +99,8 @@ def _run_table(results: Path) -> tuple[float, int]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or not text:
         sys.exit(f"moco-eval table ended with {process.returncode}")
-    return time.monotonic() - begun_s, usage.ru_maxrss >> 10
+    wall_s = time.monotonic() - begun_s
+    return wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss >> 10
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moco_eval.errors import UsageError, unknown
+from moco_eval.published_addresses import ADDRESSES
 from moco_eval.tables.layout import ColumnLayout, Layout
 from moco_eval.tables.trials import Place, Record, primary, require_comparable
 
@@ -99,8 +100,6 @@ def _explicit(
     wanted: ColumnLayout, places: Sequence[Place], by_place: Mapping[Place, Sequence[Record]]
 ) -> Column:
     """The one column that a layout means."""
-    protocols = {*PROTOCOLS, *(place.protocol for place in places)}
-    _require_known("protocol", [wanted.protocol], protocols)
     fits = [place for place in places if _fits(wanted, place)]
     if len(fits) > 1:
         raise UsageError(
@@ -108,17 +107,32 @@ def _explicit(
             " say which by its version, recipe or data."
         )
     if not fits:
-        _require_known("recipe", [wanted.recipe] * bool(wanted.recipe), [p.recipe for p in places])
-        _require_known("data set", [wanted.data] * bool(wanted.data), [p.dataset for p in places])
-        place = Place(wanted.protocol, wanted.version, wanted.recipe, wanted.data)
-        title = wanted.title or f"{wanted.protocol} {wanted.metric}".rstrip()
-        return _column(place, wanted.metric, [], title=title, group=wanted.group)
+        return _not_run(wanted, places)
     place = fits[0]
     if wanted.metric and any(record["status"] == "ok" for record in by_place[place]):
         _require_known(f"metric of {place}", [wanted.metric], _metrics(by_place[place]))
     metric = wanted.metric or _primary(by_place[place])
     title = wanted.title or f"{_procedure(place, places)} {metric}"
     return _column(place, metric, by_place[place], title=title, group=wanted.group)
+
+
+def _not_run(wanted: ColumnLayout, places: Sequence[Place]) -> Column:
+    """A column that nothing was run for yet, of names that records or published numbers have."""
+    protocols = {*PROTOCOLS, *(place.protocol for place in places)}
+    recipes = {place.recipe for place in places}
+    datasets = {place.dataset for place in places}
+    for address in ADDRESSES:
+        recipes |= {*address.recipes}
+        datasets |= {*address.datasets.values()}
+    for kind, name, known in (
+        ("protocol", wanted.protocol, protocols),
+        ("recipe", wanted.recipe, recipes),
+        ("data set", wanted.data, datasets),
+    ):
+        _require_known(kind, [name] if name else [], known, among="records or published numbers")
+    place = Place(wanted.protocol, wanted.version, wanted.recipe, wanted.data)
+    title = wanted.title or f"{wanted.protocol} {wanted.metric}"
+    return _column(place, wanted.metric, [], title=title, group=wanted.group)
 
 
 def _fits(wanted: ColumnLayout, place: Place) -> bool:
@@ -162,8 +176,10 @@ def _metrics(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(metric for record in done for metric in record["metrics"]))
 
 
-def _require_known(kind: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+def _require_known(
+    kind: str, wanted: Iterable[str], known: Iterable[str], *, among: str = "these records"
+) -> None:
     names = set(known)
     for name in wanted:
         if name not in names:
-            raise unknown(f"{kind} in these records called", name, names)
+            raise unknown(f"{kind} in {among} called", name, names)

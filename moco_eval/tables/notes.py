@@ -11,7 +11,7 @@ from typing import Any
 from moco_eval import __version__
 from moco_eval.tables.columns import Column
 from moco_eval.tables.costs import CostColumn
-from moco_eval.tables.ranking import LEAST, across_seeds, between
+from moco_eval.tables.ranking import across_seeds, between
 from moco_eval.tables.significance import ALPHA, has_spread
 from moco_eval.tables.trials import Cell, Record
 
@@ -129,8 +129,6 @@ def on_bold(cells: Cells) -> list[str]:
 
 def on_order(columns: Sequence[Column], cells: Cells) -> list[str]:
     """How stable the order of the encoders is: between columns, and from seed to seed."""
-    if len(cells) < LEAST:
-        return []
     oriented = [
         [{s: v if column.higher_better else -v for s, v in c.by_seed.items()} for c in row]
         for column, row in zip(columns, zip(*cells, strict=True), strict=True)
@@ -157,15 +155,19 @@ def on_order(columns: Sequence[Column], cells: Cells) -> list[str]:
 
 
 def _tau(value: float) -> str:
-    # Rounded first and added to zero, so that -0.004 is not printed as -0.00.
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+    # Rounded to nine digits first, so that no library's last digit decides about the second; and
+    # added to zero, so that -0.004 is not printed as -0.00.
+    return f"{round(round(value, 9), 2) + 0.0:.2f}".replace("-", "−")
 
 
 def protocols(columns: Sequence[Column]) -> str:
     """Ids, versions and recipes, each once."""
     lines = [
-        f"{c.place.protocol}@{c.place.version or '?'}, recipe {c.place.recipe or '?'}"
+        c.place.protocol
+        + (f"@{c.place.version}" if c.place.version else "")
+        + (f", recipe {c.place.recipe}" if c.place.recipe else "")
         + "".join(f", engine {engine}" for engine in c.engines)
+        + ("" if c.place.version else ", not run")
         for c in columns
     ]
     return f"Protocols: {'; '.join(dict.fromkeys(lines))}."

@@ -29,7 +29,9 @@ STYLE = f"""\
                       font-weight: 400 }}
   .grid :is(thead, tbody) th:first-child {{ text-align: left }}
   .grid thead th {{ font-weight: 600; vertical-align: bottom }}
-  .grid thead .group {{ text-align: center; border-bottom: 1px solid var(--ink) }}
+  .grid thead .group {{ text-align: center; padding-bottom: .3rem;
+                       background: linear-gradient(var(--ink), var(--ink)) no-repeat
+                       center bottom / calc(100% - 1.2rem) 1px; print-color-adjust: exact }}
   .grid thead tr:last-child > * {{ border-bottom: 1px solid var(--ink) }}
   .grid tbody tr + tr > * {{ border-top: 1px solid var(--line) }}
   .grid tbody tr.rule > * {{ border-top: 1px solid var(--ink) }}

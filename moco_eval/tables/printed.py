@@ -45,11 +45,13 @@ def grid_of(
             entries += [_cost_entry(cost.values[line]) for cost in costs]
         else:
             found = [reported(row, column.place, column.metric) for column in columns]
-            said += [
-                f"Published, {row.title}: {source}."
+            from_papers = [
+                source
                 for column, numbers in zip(columns, found, strict=True)
                 for source in sources(column.place, numbers)
             ]
+            if from_papers:
+                said.append(f"Published, {row.title}: {'; '.join(dict.fromkeys(from_papers))}.")
             entries = [_published_entry(each) for each in found]
             entries += [Entry(text="")] * len(costs)
         rows.append(
@@ -65,7 +67,7 @@ def grid_of(
         groups=_spans([*(c.group for c in columns), *(c.group for c in costs)]),
         columns=(*(c.title for c in columns), *(c.title for c in costs)),
         rows=tuple(rows),
-        notes=(*dict.fromkeys(said), *footer),
+        notes=(*said, *footer),
         higher_better=(*(c.higher_better for c in columns), *(False for _ in costs)),
     )
 
@@ -108,7 +110,7 @@ def _cost_entry(value: float | None) -> Entry:
 def _published_entry(numbers: Sequence[PublishedNumber]) -> Entry:
     """What papers say; several where they say several things."""
     if not numbers:
-        return Entry(text=notes.NOT_RUN)
+        return Entry(text="")
     text = " / ".join(dict.fromkeys(number.text for number in numbers))
     return Entry(text=text, value=numbers[0].number)
 

@@ -34,7 +34,7 @@ def reported(row: RowLayout, place: Place, metric: str) -> list[PublishedNumber]
 
 def sources(place: Place, numbers: Sequence[PublishedNumber]) -> list[str]:
     """Where each number is from, and in what it is another one than ours."""
-    return ["; ".join([number.source, *_caveats(place, number)]) for number in numbers]
+    return [", ".join([number.source, *_caveats(place, number)]) for number in numbers]
 
 
 def _caveats(place: Place, number: PublishedNumber) -> list[str]:

@@ -3,7 +3,7 @@ from trial_records import record, stored, texts, trials
 
 from moco_eval import recipes, suite, tables
 from moco_eval.errors import UsageError
-from moco_eval.tables import ColumnLayout, Layout
+from moco_eval.tables import ColumnLayout, Layout, RowLayout
 
 
 def titles(records, layout=None):
@@ -105,6 +105,17 @@ def test_a_column_that_was_not_run_yet_is_there_and_empty():
     columns = (ColumnLayout(protocol="svm", data="digits"), ColumnLayout(protocol="knn"))
     found = texts(tables.table(stored(MANY), Layout(columns=columns)))
     assert found == {("A", "svm"): "–", ("A", "knn top1"): "3.0 (1)"}
+
+
+def test_a_column_that_papers_have_and_no_record_is_there_with_their_numbers():
+    column = ColumnLayout(
+        protocol="linear-sgd", recipe="mocov1", data="imagenet", metric="top1", title="ImageNet"
+    )
+    where = {"method": "MoCo v1", "architecture": "R50", "pretrain_data": "IN-1M"}
+    rows = (RowLayout(encoder="A"), RowLayout(label="paper", published=where))
+    table = tables.table(stored(MANY), Layout(columns=(column,), rows=rows))
+    assert texts(table) == {("A", "ImageNet"): "–", ("paper", "ImageNet"): "60.6"}
+    assert table.notes[-2] == "Protocols: linear-sgd, recipe mocov1, not run."
 
 
 @pytest.mark.parametrize(

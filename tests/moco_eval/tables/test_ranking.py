@@ -94,3 +94,14 @@ def test_fewer_than_three_rows_or_constant_columns_have_no_line():
     assert order_notes([*trials("A", [1.0, 2.0]), *trials("B", [2.0, 3.0])]) == []
     same = [r for name in "ABC" for r in trials(name, [5.0, 5.0])]
     assert order_notes([*same, *(record(n, 5.0, protocol="knn") for n in "ABC")]) == []
+
+
+def test_a_tau_just_below_zero_is_printed_without_a_sign():
+    # Of 22 rows' 231 pairs 116 stand the other way: 15 rows reversed, 105, and one before 11 more.
+    order = [14, 13, 12, 11, 15, *range(10, -1, -1), *range(16, 22)]
+    records = [record(f"e{row}", float(row), protocol="svm") for row in range(22)]
+    records += [record(f"e{row}", float(value), protocol="knn") for row, value in enumerate(order)]
+    # (115 - 116) / 231 = -0.0043.
+    assert order_notes(records) == [
+        "Order of the rows, Kendall's tau-b between columns: 0.00 (svm top1; knn top1)."
+    ]

@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,46 @@ def test_a_merge_that_was_killed_hinders_no_other(tmp_path, write_record):
     (folder / f".{path.name}.00000000.tmp").write_bytes(path.read_bytes()[:10])
     assert store.merge(source, results).num_copied == 1
     assert names(results) == {path.name}
+
+
+MERGER = """
+import sys
+from pathlib import Path
+from moco_eval import store
+print("ready", flush=True)
+sys.stdin.readline()
+merged = store.merge(Path("source"), Path("results"))
+assert not merged.problems, merged.problems
+print(merged.num_copied, merged.num_known)
+"""
+
+
+def test_merges_at_once_copy_each_record_once(tmp_path, write_record):
+    for seed in range(60):
+        write_record(tmp_path / "source", seed=seed)
+    mergers = [
+        subprocess.Popen(
+            [sys.executable, "-c", MERGER],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for merger in mergers:
+        assert merger.stdout is not None
+        assert merger.stdout.readline() == "ready\n"
+    for merger in mergers:
+        assert merger.stdin is not None
+        merger.stdin.write("go\n")
+        merger.stdin.flush()
+    told = [tuple(map(int, merger.communicate()[0].split())) for merger in mergers]
+    assert [merger.returncode for merger in mergers] == [0, 0, 0]
+    assert sum(copied for copied, _ in told) == 60
+    assert all(copied + known == 60 for copied, known in told)
+    assert names(tmp_path / "results") == names(tmp_path / "source")
 
 
 def test_merge_of_no_folder_and_into_one_that_refuses(tmp_path, write_record, nobody):

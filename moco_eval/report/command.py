@@ -94,11 +94,12 @@ def _layout(arguments: Namespace, known: set[str]) -> Layout:
     from moco_eval.tables.layout import Layout, read_layout, rows_of
 
     layout = read_layout(Path(arguments.layout)) if arguments.layout else Layout()
-    for name in (*arguments.encoders, *([arguments.baseline] if arguments.baseline else [])):
-        if name not in known:
-            raise unknown("encoder in these records called", name, known)
     if arguments.encoders:
         laid_out = {row.encoder: row for row in layout.rows}
         rows = [laid_out.get(name) or rows_of([name])[0] for name in arguments.encoders]
         layout = replace(layout, rows=tuple(rows))
-    return replace(layout, baseline=arguments.baseline or layout.baseline)
+    layout = replace(layout, baseline=arguments.baseline or layout.baseline)
+    for name in (*(row.encoder for row in layout.rows), layout.baseline):
+        if name and name not in known:
+            raise unknown("encoder in these records called", name, known)
+    return layout

@@ -54,6 +54,12 @@ def test_a_layout_is_the_only_table(make, tmp_path):
     assert "Detection and segmentation" not in page
 
 
+def test_a_row_of_a_layout_without_records_is_refused(make, tmp_path):
+    (tmp_path / "layout.toml").write_text('[[rows]]\nencoder = "MoCo v3"\n')
+    with pytest.raises(UsageError, match="Did you mean 'MoCo v2'"):
+        make("--layout", "layout.toml")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

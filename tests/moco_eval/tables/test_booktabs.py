@@ -89,6 +89,8 @@ def test_a_grid_without_groups_has_one_line_of_headings():
 def test_names_are_escaped_and_no_character_of_theirs_becomes_a_command():
     # A private character would become \textbf{ and break the braces.
     text = latex(nasty("a_b & 50% #1 $x^2 \ue001 \ue002"))
+    # In the usual font they are a dash and turned marks.
+    assert r"\textbar{} \textless{}i\textgreater{}" in latex(nasty("| <i>"))
     assert r"a\_b \& 50\% \#1 \$x\textasciicircum 2" in text
     assert text.count("{") == text.count("}")
 

@@ -95,24 +95,24 @@ def protocols_block() -> str:
 
 
 def recipes_block(name: str) -> str:
-    """The recipes of a protocol: what each deviates in, whence it is, what it should reach."""
+    """The recipes of a protocol: what each should reach, whence it is, its own numbers."""
     module = protocol_module(name)
     sources = sources_of(name)
     parts = []
     for protocol, known in by_id(name).items():
         parts.append(f"### {' and '.join(ids_of(protocol, known, module.VERSION))}")
         usual = usual_numbers(known.values())
-        rows = [
-            (
-                f"`{recipe}`{' (default)' if recipe == module.DEFAULT_RECIPE else ''}",
-                numbers_text(recipes.as_dict(known[recipe]), but=usual),
-                sources.get(recipe, ""),
-                cell(module.PUBLISHED.get(recipe, "")),
-            )
-            for recipe in known
-        ]
-        parts.append(table(("recipe", "its own numbers", "whence", "what it should reach"), rows))
-        parts.append("What the numbers mean, and what they are where a recipe says nothing else:")
+        for recipe, numbers in known.items():
+            default = " (default)" if recipe == module.DEFAULT_RECIPE else ""
+            parts.append(f"#### `{recipe}`{default}")
+            told = {
+                "Published": cell(module.PUBLISHED.get(recipe, "")),
+                "Source": sources.get(recipe, ""),
+                "Its own numbers": numbers_text(recipes.as_dict(numbers), but=usual),
+            }
+            parts += [f"{name}: {text}" for name, text in told.items() if text]
+        parts.append(f"#### Numbers of `{protocol}`")
+        parts.append("What they mean, and what they are where a recipe says nothing else:")
         meanings = meanings_of(type(next(iter(known.values()))))
         rows = [
             (f"`{key}`", cell(meaning), f"`{plain(usual[key])}`" if plain(usual[key]) else "none")
@@ -261,7 +261,7 @@ def usual_numbers(known: Iterable[Any]) -> dict[str, Any]:
 def numbers_text(numbers: Mapping[str, Any], *, but: Mapping[str, Any]) -> str:
     """``lr=30, epochs=100``: the numbers that are not as in ``but``."""
     told = [f"`{key}={plain(value)}`" for key, value in numbers.items() if value != but[key]]
-    return cell(", ".join(told)) or "–"
+    return cell(", ".join(told))
 
 
 def plain(value: Any) -> str:

@@ -49,18 +49,25 @@ WORDS = {
     "random:resnet50": "random:resnet10_small",
     "random:resnet50@3": "random:resnet10_small@3",
     "torchvision:resnet50": "random:resnet10_small",
-    "timm:vit_base_patch16_224.mae": "random:timm:vit_tiny_patch16_224",
     "hf:facebook/dinov2-small": "random:timm:vit_tiny_patch16_224",
+    "timm:vit_base_patch16_224.mae": "random:timm:vit_tiny_patch16_224",
+    "size=448": "size=96",
     # Several processes are several times the start of torch; tests of their own hold them.
     "--nproc": "--nproc=1",
     "--workers": "--workers=0",
     "--trials": "--trials=1",
     # Minutes of compilation.
     "--compile": "",
-    # Minutes of measuring.
+    # Minutes of measuring, hours of a suite.
     "--measure": "--check",
+    "--jobs": "--dry-run",
 }
-TAKE_A_VALUE = ("--nproc", "--workers", "--trials")
+TAKE_A_VALUE = ("--nproc", "--workers", "--trials", "--jobs")
+# What a command needs that is not everywhere: where it is absent, how the command ends.
+ABSENT = {
+    "--slurm": ("sbatch", 2, "there is no sbatch here"),
+    "hf:": ("datasets", 2, "pip install"),
+}
 # A tool that renders files of the repository says here whether they are as it would write them.
 CHECKED = "tools/render_"
 
@@ -131,8 +138,20 @@ def commands() -> list[Command]:
     return list(first.values())
 
 
-def words_of(command: Command, data: Path) -> list[str]:
-    """The command as it is run here, but for its recipe: ``data`` is where ``/data/`` is."""
+def written_out(page: str, language: str) -> str:
+    """The file that a page shows: its one block of that language."""
+    [body] = [body for path, _, kind, body in blocks() if (path, kind) == (page, language)]
+    return body
+
+
+def words_of(command: Command, data: Path, runs: dict[str, str]) -> list[str]:
+    """The command as it is run here, but for its recipe.
+
+    Args:
+        command: As a page shows it.
+        data: What is written ``/data``.
+        runs: Run ids by the words that stand for them.
+    """
     written = iter(shlex.split(command.text, comments=True))
     words = []
     for word in written:
@@ -141,7 +160,7 @@ def words_of(command: Command, data: Path) -> list[str]:
             continue
         if word in TAKE_A_VALUE:
             next(written)
-        replaced = WORDS.get(word, word).replace("/data/", f"{data}/")
+        replaced = runs.get(word) or WORDS.get(word, word).replace("/data/", f"{data}/")
         words += [replaced] if replaced else []
     if any(word.startswith(CHECKED) for word in words) and "--check" not in words:
         words.append("--check")

@@ -1,6 +1,7 @@
 """Every command that README and documentation show runs, on toys where a reader's data would be."""
 
 import importlib.util
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,36 +23,41 @@ def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     toy_world.write_data(folder / "data")
     toy_world.write_checkpoints(folder / "files")
-    toy_world.write_results(folder / "files/results")
-    return folder
+    return folder, toy_world.write_results(folder / "files")
 
 
 @pytest.fixture
 def sandbox(toys, tmp_path, monkeypatch):
     """A folder that holds what a reader's does, and caches that all these tests share."""
+    toys, runs = toys
     shutil.copytree(toys / "files", tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(toys / "cache"))
     monkeypatch.setenv("MOCO_EVAL_CACHE", str(toys / "cache"))
-    toy_world.allow_miniatures(monkeypatch)
-    return toys
+    return toys / "data", runs
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[each.place for each in COMMANDS])
 def test_a_documented_command_runs(command, sandbox, monkeypatch, capsys):
-    words = documented.words_of(command, sandbox / "data")
-    code = RUNNERS[words[0]](words, sandbox / "data", monkeypatch)
+    data, runs = sandbox
+    words = documented.words_of(command, data, runs)
+    code = RUNNERS[words[0]](words, data, monkeypatch)
     said = capsys.readouterr()
-    needs_datasets = any(word.startswith("hf:") for word in words)
-    if needs_datasets and importlib.util.find_spec("datasets") is None:
-        assert "pip install" in said.err
-        return
+    for word, (needed, expected, text) in documented.ABSENT.items():
+        if any(each.startswith(word) for each in words) and not is_there(needed):
+            assert (code, text in said.err) == (expected, True), said.err
+            return
     assert code == 0, f"{command.text}\nran as: {' '.join(words)}\n{said.out}{said.err}"
     assert "Traceback" not in said.err
 
 
+def is_there(name):
+    return shutil.which(name) or importlib.util.find_spec(name)
+
+
 def run_moco_eval(words, data, monkeypatch):
+    toy_world.allow_miniatures(monkeypatch)
     name, *rest = words[1:]
     if name in cell.IMAGE_PROTOCOLS or name in cell.DENSE_PROTOCOLS:
         words = [*words, *documented.small(recipe_of(name, rest), data)]
@@ -69,6 +75,7 @@ def recipe_of(name, words):
 
 
 def run_moco_pretrain(words, data, monkeypatch):
+    toy_world.allow_miniatures(monkeypatch)
     if words[1] not in ("slurm", "recipes"):
         parsed = pretrain_cli.parser().parse_args(words[1:])
         recipe = recipes.choose(PRETRAINING, parsed.recipe, parsed.set)
@@ -83,11 +90,14 @@ def run_make(words, data, monkeypatch):
 
 
 def run_python(words, data, monkeypatch):
-    """A process of its own: tools tell of the sets as they are, not of their miniatures."""
-    command = [sys.executable, str(documented.ROOT / words[1]), *words[2:]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr)
-    return done.returncode
+    """Without miniatures: tools tell of the sets as they are."""
+    monkeypatch.setattr(sys, "argv", words[1:])
+    try:
+        runpy.run_path(str(documented.ROOT / words[1]), run_name="__main__")
+    except SystemExit as end:
+        print(end.code if isinstance(end.code, str) else "", file=sys.stderr)
+        return int(bool(end.code))
+    return 0
 
 
 RUNNERS = {

@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import dense_layouts
+import documented
 import numpy as np
 import timm
 import torch
@@ -91,6 +92,7 @@ def write_checkpoints(folder: Path) -> None:
     _save_moco(folder / "runs/mocov2/checkpoint.pth.tar", "resnet18", said)
     for name in ("runs/digits", "runs/demo/mocov2-digits"):
         _save_moco(folder / name / "checkpoint.pth.tar", "resnet10_small", said)
+        (folder / name / "status.json").write_text('{"state": "done"}')
     published = folder / "moco_v2_800ep_pretrain.pth.tar"
     _save_moco(published, "resnet18", {})
     convert(load_encoder(str(published)), folder / "r50.pth", "detectron2")
@@ -101,10 +103,15 @@ def write_checkpoints(folder: Path) -> None:
     torch.save({"state_dict": state}, folder / "mine.ckpt")
 
 
-def write_results(folder: Path) -> None:
-    """Some of this project's own records."""
-    for name in SHOWN:
-        shutil.copytree(ROOT / "results" / name, folder / name)
+def write_results(folder: Path) -> dict[str, str]:
+    """Some of this project's own records, tables and pages' files, and the runs that pages name."""
+    for name in (*SHOWN, "tables"):
+        shutil.copytree(ROOT / "results" / name, folder / "results" / name)
+    shutil.copytree(ROOT / "results" / SHOWN[0], folder / "other/results" / SHOWN[0])
+    (folder / "paper.toml").write_text(documented.written_out("docs/tables.md", "toml"))
+    (folder / "suite.toml").write_text(documented.written_out("docs/suites.md", "toml"))
+    one, other, *_ = sorted(path.name for path in (folder / "results" / SHOWN[0]).rglob("*.json"))
+    return {"RUN": one, "OTHER": other}
 
 
 def _save(path: Path, label: int, seed: int, *, size: tuple[int, int] = (SIDE, SIDE)) -> None:

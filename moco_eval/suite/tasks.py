@@ -56,7 +56,7 @@ class Refused:
 def label(cell: Cell) -> str:
     """The cell in a line: ``linear lbfgs digits, MoCo v2, seed 0``."""
     engine = "" if cell.engine == "auto" else f" {cell.engine}"
-    what = " ".join((cell.protocol, cell.recipe, *cell.overrides)).strip()
+    what = " ".join(filter(None, (cell.protocol, cell.recipe, *cell.overrides)))
     return f"{what}{engine} on {cell.data}, {cell.name or cell.encoder}, seed {cell.seed}"
 
 

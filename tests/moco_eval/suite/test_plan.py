@@ -157,7 +157,7 @@ def test_a_suite_is_found_by_its_path_or_its_name(tmp_path):
         plan.find("quik")
 
 
-@pytest.mark.parametrize("name", ["quick", "moco-paper", "digits"])
+@pytest.mark.parametrize("name", ["quick", "moco-paper", "digits", "pretraining-digits"])
 def test_every_recipe_of_a_shipped_suite_exists(name):
     suite = plan.with_data(plan.read(plan.find(name)), ["images=digits"] * (name == "quick"))
     cells, _ = cells_of(plan.with_encoders(suite, ["mine=pixels"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from moco_eval import cli, records, store
+from moco_eval.store import listing
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +86,15 @@ def test_ls_prints_one_aligned_line_a_record(ask, results):
     # The columns stand below each other, also where there is no number.
     assert len({line.index("digits") for line in lines}) == 1
     assert lines[2].index("MoCo v1") == lines[1].index("MoCo v2")
+
+
+def test_ids_are_as_long_as_it_takes_to_tell_those_of_one_moment_apart():
+    own = {"created": "", "state": "current", "reason": "", "path": "", "retracts": "a"}
+    run_ids = [f"01a20a94-f051-7527-{rest}-f13f4abfe8cd" for rest in ("93ca", "93cb")]
+    rows = listing.rows_of([{**own, "run_id": run_id} for run_id in run_ids])
+    assert [row["short"] for row in rows] == ["01a20a94-f051-7527-93ca", "01a20a94-f051-7527-93cb"]
+    # Otherwise the time is enough, to a millisecond.
+    assert listing.rows_of([{**own, "run_id": run_ids[0]}])[0]["short"] == "01a20a94-f051"
 
 
 def test_a_withdrawal_is_listed_with_its_reason_among_all(ask, results):

@@ -279,6 +279,8 @@ def test_a_corrected_name_is_a_new_record_of_the_same_measurement(tmp_path, writ
     assert new["encoder"] == {**old["encoder"], "id": "MoCo v2"}
     for part in ("metrics", "details", "config", "seed", "time", "status"):
         assert new[part] == old[part]
+    # What reading adds is not written.
+    assert json.loads(corrected.read_text()).keys() == json.loads(path.read_text()).keys()
     assert names(tmp_path) == {corrected.name}
     assert store.verify(tmp_path).problems == ()
 

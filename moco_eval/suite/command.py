@@ -9,13 +9,14 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from moco_eval.cell import Cell
 from moco_eval.errors import DivergedError, PreemptedError, UsageError, unknown
 from moco_eval.feature_cache import default_folder
 from moco_eval.resources import Resources
 from moco_eval.suite import plan, slurm
 from moco_eval.suite.board import Board
 from moco_eval.suite.claims import TIMEOUT_S
-from moco_eval.suite.dry_run import describe, lines_of
+from moco_eval.suite.dry_run import Line, describe, lines_of
 from moco_eval.suite.ledger import RERUN, Ledger
 from moco_eval.suite.pool import Worker, slots
 from moco_eval.suite.pretraining import is_missing, make_missing
@@ -46,7 +47,13 @@ def add_options(parser: ArgumentParser) -> None:
     told = "\n".join(f"  {name:8} {text}" for name, text in RERUN.items())
     parser.epilog = EPILOG.format(rerun=told)
     add = parser.add_argument
-    add("suite", type=str, metavar="SUITE", help="a TOML file, or quick, moco-paper or digits")
+    add(
+        "suite",
+        type=str,
+        metavar="SUITE",
+        help="a TOML file; or quick, digits, "
+        "pretraining-digits or moco-paper, which come with the program",
+    )
     _add_choices(parser)
     add("--results", type=str, default="results", help="folder of the records")
     add("--work", type=str, default="runs", help="folder for what is no result: pictures, logs")
@@ -113,18 +120,13 @@ def run(arguments: Namespace) -> None:
         print(told)
         return
     places = slots(jobs=max(1, arguments.jobs), gpus=_gpus(arguments))
-    resources = Resources(cache=default_folder())
-    cells, left_out = cells_of(suite, device=arguments.device, resources=resources)
+    how = {"device": arguments.device, "resources": Resources(cache=default_folder())}
+    cells, left_out = cells_of(suite, **how)
     print("\n".join([f"Suite {suite.name}: {len(cells)} cells.", *left_out]), flush=True)
     if arguments.dry_run:
-        unmade = {encoder.name for encoder in suite.encoders if is_missing(encoder)}
-        known = identified(cell for cell in cells if cell.name not in unmade)
-        rest = [cell for cell in cells if cell.name in unmade]
         ledger = Ledger(settings.results, since=arguments.since, may_write=False)
-        lines = lines_of(known, rest, ledger, arguments.rerun)
-        print(describe(lines, num_at_once=len(places)))
-        notes = [f"{r.protocol} {r.recipe} on {r.data}: {r.note}" for r in suite.runs if r.note]
-        print("\n".join(["", *notes] if notes else []))
+        lines = _lines(suite, cells, ledger, settings)
+        print("\n".join([describe(lines, num_at_once=len(places)), "", *_notes(suite)]))
         return
     feed = None
     if arguments.watch:
@@ -132,9 +134,7 @@ def run(arguments: Namespace) -> None:
             arguments.watch,
             keep=settings.work / "watched",
             timeout_s=arguments.watch_timeout,
-            cells_of=lambda encoder: cells_of(
-                replace(suite, encoders=(encoder,)), device=arguments.device, resources=resources
-            )[0],
+            cells_of=lambda encoder: cells_of(replace(suite, encoders=(encoder,)), **how)[0],
         )
     with StopRequest().listening() as stop:
         failed = make_missing(suite, places, settings, stop)
@@ -144,6 +144,23 @@ def run(arguments: Namespace) -> None:
         tally = runner.run(_unique(identified(cells)), stop, feed)
         board.close()
     _conclude(tally, failed, stop)
+
+
+def _lines(suite: plan.Suite, cells: list[Cell], ledger: Ledger, settings: Settings) -> list[Line]:
+    """The plan of a dry run; encoders that are to be pretrained are not opened."""
+    unmade = {encoder.name for encoder in suite.encoders if is_missing(encoder)}
+    known = identified(cell for cell in cells if cell.name not in unmade)
+    rest = [cell for cell in cells if cell.name in unmade]
+    return lines_of(_unique(known), rest, ledger, settings.rerun)
+
+
+def _notes(suite: plan.Suite) -> list[str]:
+    """What the suite says of its runs."""
+    return [
+        f"{' '.join(filter(None, (run.protocol, run.recipe)))} on {run.data}: {run.note}"
+        for run in suite.runs
+        if run.note
+    ]
 
 
 def _suite(arguments: Namespace) -> plan.Suite:

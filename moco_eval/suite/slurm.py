@@ -120,6 +120,8 @@ def parse(text: str) -> dict[str, str]:
             raise unknown(f"option of {OPTION} called", key, KEYS)
         if key in ("array", "gpus", "cpus") and not value.isdecimal():
             raise UsageError(f"{OPTION}: {key} is a whole number, found '{value}'.")
+        if key in ("array", "cpus") and int(value) < 1:
+            raise UsageError(f"{OPTION}: {key} is at least 1.")
         asked[key] = value
     minutes(asked["time"])
     return asked

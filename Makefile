@@ -34,7 +34,7 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy
 
 docs: $(INSTALLED)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 check: lint test
 

@@ -80,6 +80,12 @@ def test_what_pages_take_from_the_code_is_as_the_code_has_it(monkeypatch):
         assert pages.count(render_docs.MARK.format(name)) == 1, name
 
 
+def test_every_suite_that_comes_with_the_program_is_told_of():
+    page = (ROOT / "docs/suites.md").read_text(encoding="utf-8")
+    for path in (ROOT / "suites").glob("*.toml"):
+        assert f"| `{path.stem}` |" in page, path
+
+
 def test_every_field_of_a_record_is_described_and_no_other(tmp_path, monkeypatch):
     for choice in ([], ["--recipe", "lbfgs"]):
         # A protocol that chooses something, and one that chooses nothing.

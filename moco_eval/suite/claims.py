@@ -86,7 +86,7 @@ def acquire(folder: Path, key: str, *, timeout_s: float = TIMEOUT_S) -> Claim | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = _newest(folder, key)
-        if before and not _is_stale(before, timeout_s):
+        if before and not _is_stale(before.path, before.told, timeout_s):
             return None
         mine = Claim(folder, key, before.number + 1 if before else 1, _told())
         if not _create(mine.path, json.dumps(mine.told).encode()):
@@ -105,6 +105,20 @@ def holder_of(folder: Path, key: str) -> str:
     """Who holds ``key``, for people; empty where nobody does."""
     newest = _newest(folder, key)
     return newest.holder if newest else ""
+
+
+def tidy(folder: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+    """Remove what the dead have left: claims whose cell has its record, files half made.
+
+    Nothing is taken from anybody: one who is about to take over a claim that goes tries again, and
+    a holder that is silent for so long finds that it holds no more.
+    """
+    for path in list(folder.glob("*")):
+        told = _read(path)
+        if told is not None and _is_stale(path, told, timeout_s):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody has claims there, or it is not there
+        folder.rmdir()
 
 
 def _told() -> dict[str, Any]:
@@ -152,17 +166,17 @@ def _create(path: Path, content: bytes) -> bool:
     return True
 
 
-def _is_stale(claim: Claim, timeout_s: float) -> bool:
-    told, machine = claim.told, _machine()
+def _is_stale(path: Path, told: dict[str, Any], timeout_s: float) -> bool:
+    machine = _machine()
     if machine and told.get("machine") == machine:
         # A number is given to a new process some day, which has started at another time.
         is_gone: bool = _started(told["pid"]) != told["pid_started"]
         return is_gone
     try:
-        beaten_s = claim.path.stat().st_mtime
+        beaten_s = path.stat().st_mtime
     except FileNotFoundError:
         return False  # released this moment: the next try finds it free
-    return _now_s(claim.folder) - beaten_s > timeout_s
+    return _now_s(path.parent) - beaten_s > timeout_s
 
 
 def _now_s(folder: Path) -> float:

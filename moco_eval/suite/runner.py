@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -142,8 +141,7 @@ class Runner:
                 worker.end()
             for each in self.running.values():
                 each.claim.release()
-            with contextlib.suppress(OSError):  # others have claims there
-                (self.settings.results / FOLDER).rmdir()
+            claims.tidy(self.settings.results / FOLDER, timeout_s=self.settings.claim_timeout_s)
         self.tally.stopped.extend(self.waiting)
         self.tally.elsewhere.extend(self.elsewhere)
         return self.tally

@@ -117,6 +117,24 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
         claims.acquire(tmp_path / "file", KEY)
 
 
+def test_what_the_dead_have_left_is_removed_and_nothing_else(tmp_path):
+    mine = claims.acquire(tmp_path, KEY)
+    dead = json.dumps(mine.told | {"pid_started": "1"})
+    (tmp_path / "dead.1").write_text(dead)
+    (tmp_path / ".dead.2.abcd").write_text(dead)  # killed before it was linked
+    (tmp_path / ".clock-abcd").touch()
+    os.utime(tmp_path / ".clock-abcd", (0, 0))
+    (tmp_path / ".clock-ef01").touch()
+    claims.tidy(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {mine.path.name, ".clock-ef01"}
+    (tmp_path / ".clock-ef01").unlink()
+    mine.release()
+    claims.tidy(tmp_path)
+    assert not tmp_path.exists()
+    claims.tidy(tmp_path)
+
+
 def race(folder, number, answers=None):
     """Try to get each of 200 keys, do what nobody has done, and return the keys of that."""
     got = []

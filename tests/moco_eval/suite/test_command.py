@@ -66,6 +66,12 @@ def test_a_suite_makes_what_is_missing_runs_it_and_knows_it_by_its_content(
     assert (tmp_path / "run" / "checkpoint.pth.tar").exists()
     found, _ = store.read_all(tmp_path / "results")
     assert sorted(record["encoder"]["id"] for record in found) == ["given", "made"]
+    # A look at it writes nothing, the store's index neither.
+    (tmp_path / "results" / ".index.parquet").unlink(missing_ok=True)
+    before = tree(tmp_path)
+    code, said = run("--data", "images=digits", "--dry-run")
+    assert (code, tree(tmp_path)) == (0, before)
+    assert ["all", "2", "2", "0", "0", "0.0", "s"] in [line.split() for line in said.splitlines()]
     # The same bytes elsewhere are the same encoder.
     (tmp_path / "given.pth").rename(tmp_path / "moved.pth")
     text = (tmp_path / "s.toml").read_text()

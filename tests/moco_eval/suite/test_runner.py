@@ -171,16 +171,7 @@ def test_what_others_have_is_waited_for_or_left(tmp_path, monkeypatch):
     assert statuses(tmp_path) == [("knn", "ok")]
 
 
-def test_always_takes_the_place_of_what_was_recorded(tmp_path):
-    run(tmp_path, [QUICK])
-    (old,) = store.read_all(tmp_path / "results")[0]
-    tally = run(tmp_path, [QUICK], rerun="always")
-    assert len(tally.done) == 1
-    (new,) = store.read_all(tmp_path / "results")[0]
-    assert (new["supersedes"], new["metrics"]) == (old["run_id"], old["metrics"])
-
-
-def test_two_processes_leave_what_one_would(tmp_path):
+def test_two_processes_leave_what_one_would_and_always_repeats_it(tmp_path):
     cells = [QUICK, replace(QUICK, overrides=("k=3", "other_k=[]")), replace(QUICK, seed=1)]
     folders = {"results": tmp_path / "results", "work_dir": tmp_path / "work"}
     done = suite.run_all(cells, **folders, num_processes=2)
@@ -191,9 +182,15 @@ def test_two_processes_leave_what_one_would(tmp_path):
     # The folder of each says which record it is of.
     path = tmp_path / "work" / suite.folder_of(QUICK) / "run_id"
     assert path.read_text().strip() == both["run_id"]
-    # What is recorded is not run again.
+    # What is recorded is not run again, unless that is asked for.
     assert len(suite.run_all(cells, **folders, num_processes=2)) == 3
     assert len(store.read_all(tmp_path / "results")[0]) == 3
+    assert len(run(tmp_path, [QUICK], rerun="always").done) == 1
+    found = {record["run_id"]: record for record in store.read_all(tmp_path / "results")[0]}
+    assert len(found) == 3
+    assert both["run_id"] not in found
+    (new,) = [record for record in found.values() if record["supersedes"]]
+    assert (new["supersedes"], new["metrics"]) == (both["run_id"], both["metrics"])
 
 
 def test_a_cell_that_cannot_be_run_is_refused_before_the_others_run(tmp_path):

@@ -67,7 +67,7 @@ def leftovers(results: Path) -> list[str]:
 def _walk(folder: Path, below: str, depth: int) -> Iterator[Stored]:
     try:
         entries = list(os.scandir(folder / below))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # or a file in the place of a folder above it
         return
     for entry in entries:
         if entry.name.startswith("."):

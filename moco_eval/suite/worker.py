@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from moco_eval.cell import prepare
+from moco_eval.cell import Prepared, prepare
 from moco_eval.errors import DivergedError, PreemptedError, UsageError
 from moco_eval.suite.job import LOG, Ended, Job
 from moco_eval.suite.running import run_cell
+from moco_eval.suite.tasks import Task
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def carry_out(job: Job) -> Ended:
                 results=job.results,
                 work_dir=job.folder,
                 pictures=job.pictures,
-                prepared=prepare(job.task.cell),
+                prepared=opened(job.task),
                 standing=job.standing,
             )
         except PreemptedError as error:
@@ -55,6 +56,21 @@ def carry_out(job: Job) -> Ended:
             traceback.print_exc()
             return Ended("refused", error)
     return Ended("ok", record={k: part for k, part in record.items() if k != "details"})
+
+
+def opened(task: Task) -> Prepared:
+    """What the task's cell names.
+
+    Raises:
+        UsageError: If it is not what it was when the suite looked at it.
+    """
+    prepared = prepare(task.cell)
+    if prepared.run.key() != task.key:
+        raise UsageError(
+            "Its encoder or its data changed since the suite looked at it. Start the suite again: "
+            "it then looks for what is recorded of them as they are now."
+        )
+    return prepared
 
 
 @contextmanager

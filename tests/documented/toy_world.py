@@ -19,9 +19,9 @@ import timm
 import torch
 from PIL import Image
 
-from moco_eval import record_file, records
+from moco_eval import cell, record_file, records
 from moco_eval.convert import convert
-from moco_eval.data import digits, facts, scene_sets, scenes, semantic_sets
+from moco_eval.data import catalog, digits, facts, scene_sets, scenes, semantic_sets
 from moco_eval.data.images import DIGITS_INPUT
 from moco_eval.encoders.load import load_encoder
 from moco_eval.encoders.networks import build_network
@@ -47,6 +47,10 @@ SHOWN = ("knn/digits", "linear-lbfgs/digits", "lowshot/digits")
 def allow_miniatures(monkeypatch):
     """Expect of each set the numbers that its miniature has."""
     dense_layouts.allow_miniatures(monkeypatch)
+    # Without what a process keeps of the sets that it opened, in miniature or whole.
+    monkeypatch.setattr(cell, "_images", catalog.open_labelled)
+    monkeypatch.setattr(cell, "_scenes", catalog.open_scenes)
+    monkeypatch.setattr(cell, "_label_maps", catalog.open_semantic)
     monkeypatch.setattr(scenes, "NUM_SCENES", NUM_SCENES)
     monkeypatch.setattr(digits, "digit_split", lambda: (np.arange(160), np.arange(160, 200)))
     for name, (num_classes, num_train, num_val, num_test) in COUNTS.items():

@@ -185,7 +185,9 @@ def test_two_processes_leave_what_one_would_and_always_repeats_it(tmp_path):
     # What is recorded is not run again, unless that is asked for.
     assert len(suite.run_all(cells, **folders, num_processes=2)) == 3
     assert len(store.read_all(tmp_path / "results")[0]) == 3
+    path.with_name("model.pth").write_text("what was trained is not taken for trained again")
     assert len(run(tmp_path, [QUICK], rerun="always").done) == 1
+    assert not path.with_name("model.pth").exists()
     found = {record["run_id"]: record for record in store.read_all(tmp_path / "results")[0]}
     assert len(found) == 3
     assert both["run_id"] not in found

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from moco_eval.errors import UsageError
+from moco_eval.errors import OutputError, UsageError
 
 # No writer takes as long, and clocks of machines that share a disk agree better.
 LEFT_AFTER_S = 600.0
@@ -43,7 +43,12 @@ def files(results: Path) -> list[Stored]:
 
     Raises:
         UsageError: If ``results`` is a file.
+        OutputError: If it never can be a folder, as a file is in the place of one above it: better
+            said before a run than after.
     """
+    above = next(folder for folder in results.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{results} cannot be written, nor read: {above} is a file.")
     if results.exists() and not results.is_dir():
         raise UsageError(f"{results} is a file; the folder of the records is asked for.")
     found = sorted(_walk(results, "", DEPTH), key=lambda file: (file.name, file.path))
@@ -67,7 +72,7 @@ def leftovers(results: Path) -> list[str]:
 def _walk(folder: Path, below: str, depth: int) -> Iterator[Stored]:
     try:
         entries = list(os.scandir(folder / below))
-    except (FileNotFoundError, NotADirectoryError):  # or a file in the place of a folder above it
+    except FileNotFoundError:
         return
     for entry in entries:
         if entry.name.startswith("."):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moco_eval import records, store
-from moco_eval.errors import UsageError
+from moco_eval.errors import OutputError, UsageError
 from moco_eval.store import index
 from moco_eval.store.states import states
 
@@ -377,3 +377,9 @@ def test_withdrawals_in_a_circle_end():
 def test_why_a_record_no_longer_counts_is_told():
     entries = [record("a"), record("b"), record("c", supersedes="b"), withdrawal("w", "a")]
     assert [why for _, why in states(entries)] == ["why w", "why c", "", ""]
+
+
+def test_a_store_below_a_file_is_refused_before_anything_is_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/below/it cannot be written, nor read"):
+        store.read_heads(tmp_path / "file" / "below" / "it")

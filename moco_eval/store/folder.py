@@ -46,10 +46,11 @@ def files(results: Path) -> list[Stored]:
         OutputError: If it never can be a folder, as a file is in the place of one above it: better
             said before a run than after.
     """
-    above = next(folder for folder in results.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise OutputError(f"{results} cannot be written, nor read: {above} is a file.")
-    if results.exists() and not results.is_dir():
+    if not results.exists():
+        above = next(folder for folder in results.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise OutputError(f"{results} cannot be written, nor read: {above} is a file.")
+    elif not results.is_dir():
         raise UsageError(f"{results} is a file; the folder of the records is asked for.")
     found = sorted(_walk(results, "", DEPTH), key=lambda file: (file.name, file.path))
     return [file for i, file in enumerate(found) if not i or file.name != found[i - 1].name]

@@ -30,7 +30,7 @@ FLOORS = [
     {"tables", "pictures", "results_command", "published_command"},
     {"canvas", "store", "published", "published_addresses"},
     {"records", "record_file", "cost", "recipes", "options", "schedules", "optim", "environment"}
-    | {"logistic", "progress", "distributed", "resources", "accuracy", "chance"},
+    | {"logistic", "progress", "strict_toml", "distributed", "resources", "accuracy", "chance"},
     {"files"},
     {"errors"},
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moco_eval.encoders.hints import NO_HINTS, Hints
 from moco_eval.errors import UsageError, unknown
-from moco_eval.suite.strict import Section, read_toml
+from moco_eval.strict_toml import Section, read_toml
 
 HINTS = tuple(field.name for field in fields(Hints))
 CHECKPOINT = "checkpoint.pth.tar"

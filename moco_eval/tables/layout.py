@@ -22,19 +22,14 @@ Without rows a table has all encoders, without columns all that were measured.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from moco_eval.errors import UsageError, unknown
+from moco_eval.strict_toml import read_toml
 from moco_eval.tables.costs import COSTS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +163,7 @@ def read_layout(path: Path) -> Layout:
         UsageError: If it cannot be read, holds a key that a layout has not (the nearest is
             offered), or a value of another type.
     """
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is no TOML: {error}.") from error
+    given = read_toml(path)
     given |= {
         **_list_of(RowLayout, given, "rows", path),
         **_list_of(ColumnLayout, given, "columns", path),

@@ -13,7 +13,6 @@ import ast
 import dataclasses
 import inspect
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,18 +20,17 @@ from types import ModuleType
 from typing import Any
 
 import docstring_parser
+from rendering import ROOT, write_or_check
 
 from moco_eval import engines, errors, recipes
 from moco_eval.cell import DENSE_PROTOCOLS, IMAGE_PROTOCOLS, protocol_module
 from moco_eval.data import facts, scene_sets, semantic_sets
 from moco_eval.engines import recipes as detectors
 from moco_eval.engines.recipe import Recipe as DetectorRecipe
-from moco_eval.files import write_text
 from moco_eval.segment import TASKS
 from moco_eval.semantic import recipe as segmenters
 from pretrain.recipes import RECIPES as PRETRAINING
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PROTOCOLS = (*IMAGE_PROTOCOLS, *DENSE_PROTOCOLS)
 MARK = "<!-- written by tools/render_docs.py: {} -->\n"
@@ -286,13 +284,7 @@ def cell(text: str) -> str:
 
 def main() -> None:
     """Write the pages, or say which would change."""
-    pages = rendered()
-    stale = [path for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
-    if "--check" in sys.argv[1:]:
-        sys.exit("\n".join(f"{path.relative_to(ROOT)} is stale" for path in stale) or 0)
-    for path in stale:
-        write_text(path, pages[path])
-        print(f"written: {path.relative_to(ROOT)}")
+    write_or_check(rendered())
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
+
+from rendering import ROOT, write_or_check
 
 from moco_eval.encoders.formats import FORMATS
 from moco_eval.encoders.formats.layout import Format, needs_of
-from moco_eval.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "results" / "tables" / "formats.md"
 # Beside the tests lies the package that writes a file of each layout.
 sys.path.insert(0, str(ROOT / "tests" / "moco_eval" / "encoders"))
@@ -67,13 +66,7 @@ def _proven(row: Format) -> str:
 
 def main() -> None:
     """Write the file, or say that it would change."""
-    text = rendered()
-    if TABLE.exists() and TABLE.read_text() == text:
-        return
-    if "--check" in sys.argv[1:]:
-        sys.exit(f"{TABLE.relative_to(ROOT)} is stale")
-    write_text(TABLE, text)
-    print(f"written: {TABLE.relative_to(ROOT)}")
+    write_or_check({TABLE: rendered()})
 
 
 if __name__ == "__main__":

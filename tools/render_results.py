@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rendering import ROOT, write_or_check
 
 from moco_eval import store, tables
 from moco_eval.demo import MOCO, PIXELS, RANDOM, SUPERVISED
-from moco_eval.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 # suites/digits.toml's encoders; the demo's raw pixels stand beside them.
 SUITE = (RANDOM, SUPERVISED, "MoCo v1", MOCO, "MoCo v3")
 ENCODERS = (RANDOM, PIXELS, SUPERVISED, "MoCo v1", MOCO, "MoCo v3")
@@ -83,13 +82,7 @@ def pretraining_table(found: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Write the files, or say which would change."""
-    files = rendered()
-    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
-    if "--check" in sys.argv[1:]:
-        sys.exit("\n".join(f"{path.relative_to(ROOT)} is stale" for path in stale) or 0)
-    for path in stale:
-        write_text(path, files[path])
-        print(f"written: {path.relative_to(ROOT)}")
+    write_or_check(rendered())
 
 
 if __name__ == "__main__":

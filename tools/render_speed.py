@@ -20,10 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rendering import ROOT, write_or_check
+
 from moco_eval import environment
 from moco_eval.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "speed"
 BEGIN, END = "<!-- written by tools/render_speed.py -->\n", "<!-- end of speed -->\n"
 
@@ -245,11 +246,7 @@ def main() -> None:
     page = path.read_text()
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     text = f"{before}{BEGIN}\n{rendered()}\n\n{END}{after}"
-    if "--check" in sys.argv[1:]:
-        sys.exit("docs/speed.md is stale" if text != page else 0)
-    if text != page:
-        write_text(path, text)
-        print("written: docs/speed.md")
+    write_or_check({path: text})
 
 
 if __name__ == "__main__":

@@ -91,13 +91,11 @@ def _layout(arguments: Namespace, known: set[str]) -> Layout:
     from dataclasses import replace
 
     from moco_eval.errors import unknown
-    from moco_eval.tables.layout import Layout, read_layout, rows_of
+    from moco_eval.tables.layout import Layout, read_layout
 
     layout = read_layout(Path(arguments.layout)) if arguments.layout else Layout()
     if arguments.encoders:
-        laid_out = {row.encoder: row for row in layout.rows}
-        rows = [laid_out.get(name) or rows_of([name])[0] for name in arguments.encoders]
-        layout = replace(layout, rows=tuple(rows))
+        layout = layout.with_encoders(arguments.encoders)
     layout = replace(layout, baseline=arguments.baseline or layout.baseline)
     for name in (*(row.encoder for row in layout.rows), layout.baseline):
         if name and name not in known:

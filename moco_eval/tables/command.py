@@ -141,7 +141,7 @@ def _records(results: Path) -> list[Record]:
 
 def _layout(arguments: Namespace) -> Layout:
     """The layout of the file, with the options in the place of its keys."""
-    from moco_eval.tables.layout import Layout, parse_column, read_layout, rows_of
+    from moco_eval.tables.layout import Layout, parse_column, read_layout
 
     if arguments.columns and (arguments.protocols or arguments.datasets or arguments.metrics):
         raise UsageError(
@@ -158,9 +158,7 @@ def _layout(arguments: Namespace) -> Layout:
         if (value := arguments[name]) is not None
     }
     if arguments.encoders:
-        known = {row.encoder: row for row in layout.rows}
-        rows = [known.get(name) or rows_of([name])[0] for name in arguments.encoders]
-        given["rows"] = tuple(rows)
+        layout = layout.with_encoders(arguments.encoders)
     if arguments.columns:
         given["columns"] = tuple(map(parse_column, arguments.columns))
     elif arguments.protocols or arguments.datasets or arguments.metrics:

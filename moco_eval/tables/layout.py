@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,6 +127,12 @@ class Layout:
             raise UsageError(f"A table has 0 to 6 decimals, not {self.decimals}.")
         if self.tolerance < 0:
             raise UsageError(f"A tolerance is not negative, as {self.tolerance} is.")
+
+    def with_encoders(self, encoders: Sequence[str]) -> Layout:
+        """The same with these as rows, in this order; those that it has stay as they are."""
+        known = {row.encoder: row for row in self.rows}
+        rows = [known.get(name) or RowLayout(encoder=name) for name in encoders]
+        return replace(self, rows=tuple(rows))
 
 
 def rows_of(encoders: Sequence[str]) -> tuple[RowLayout, ...]:

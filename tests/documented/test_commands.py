@@ -94,6 +94,8 @@ def run_make(words, data, monkeypatch):
 def run_python(words, data, monkeypatch):
     """Without miniatures: tools tell of the sets as they are."""
     monkeypatch.setattr(sys, "argv", words[1:])
+    # As Python does for a script.
+    monkeypatch.syspath_prepend(str(documented.ROOT / words[1]).rpartition("/")[0])
     try:
         runpy.run_path(str(documented.ROOT / words[1]), run_name="__main__")
     except SystemExit as end:

@@ -17,6 +17,7 @@ import documented
 import numpy as np
 import timm
 import torch
+from miniatures import shrink
 from PIL import Image
 
 from moco_eval import cell, record_file, records
@@ -33,12 +34,10 @@ HUES = ((200, 40, 40), (40, 40, 200), (40, 200, 40))
 # Training and test images a class; of validation, where a set has them, as many as of the test.
 NUM_TRAIN, NUM_TEST = 6, 2
 NUM_SCENES = {"train": 6, "test": 3}
-# What the miniatures of the literature's sets hold: classes, training, validation, test.
+# What the miniatures of the literature's sets hold.
 COUNTS = {
-    "imagenet": (2, 12, 0, 4),
-    "aircraft": (2, 12, 4, 4),
-    "pets": (2, 12, 0, 4),
-    "voc07": (2, 12, 4, 4),
+    name: {"num_classes": 2, "num_train": 12, "num_val": num_val, "num_test": 4}
+    for name, num_val in (("imagenet", 0), ("aircraft", 4), ("pets", 0), ("voc07", 4))
 }
 # Committed records that a page's tables and reports are made of.
 SHOWN = ("knn/digits", "linear-lbfgs/digits", "lowshot/digits")
@@ -53,21 +52,12 @@ def allow_miniatures(monkeypatch):
     monkeypatch.setattr(cell, "_label_maps", catalog.open_semantic)
     monkeypatch.setattr(scenes, "NUM_SCENES", NUM_SCENES)
     monkeypatch.setattr(digits, "digit_split", lambda: (np.arange(160), np.arange(160, 200)))
-    for name, (num_classes, num_train, num_val, num_test) in COUNTS.items():
-        small = dataclasses.replace(
-            facts.DATASETS[name],
-            num_classes=num_classes,
-            num_train=num_train,
-            num_val=num_val,
-            num_test=num_test,
-        )
-        monkeypatch.setitem(facts.DATASETS, name, small)
+    for name, counts in COUNTS.items():
+        shrink(monkeypatch, facts.DATASETS, name, **counts)
     for name, num_train in (("voc07", 16), ("voc07+12", 18)):
-        small = dataclasses.replace(scene_sets.SCENE_SETS[name], num_train=num_train, num_test=4)
-        monkeypatch.setitem(scene_sets.SCENE_SETS, name, small)
+        shrink(monkeypatch, scene_sets.SCENE_SETS, name, num_train=num_train, num_test=4)
     for name in semantic_sets.PUBLISHED:
-        small = dataclasses.replace(semantic_sets.PUBLISHED[name], num_train=2, num_test=2)
-        monkeypatch.setitem(semantic_sets.PUBLISHED, name, small)
+        shrink(monkeypatch, semantic_sets.PUBLISHED, name, num_train=2, num_test=2)
 
 
 def write_data(data: Path) -> None:

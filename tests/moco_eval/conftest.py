@@ -111,10 +111,10 @@ def make_encoder():
     return make
 
 
-@pytest.fixture
-def write_record():
-    """Write a record of one image classifier, changed as told; returns its path."""
-    run = records.Run(
+@pytest.fixture(scope="session")
+def knn_run():
+    """The identity of a run that no encoder was needed for."""
+    return records.Run(
         encoder_id="MoCo v2",
         encoder={"tensor_sha256": "aa", "num_params": 7, "source": "mocov2.pth.tar"},
         protocol="knn",
@@ -126,12 +126,17 @@ def write_record():
         seed=0,
     )
 
+
+@pytest.fixture
+def write_record(knn_run):
+    """Write a record of one image classifier, changed as told; returns its path."""
+
     def write(results, *, top1=97.5, status="ok", supersedes=None, **changes):
         outcome = records.Outcome(
             metrics={"top1": top1, "top5": 99.0}, num_test=360, details={"curve": [1.0, 2.0]}
         )
         return records.write(
-            dataclasses.replace(run, **changes),
+            dataclasses.replace(knn_run, **changes),
             results,
             status=status,
             outcome=outcome if status == "ok" else None,

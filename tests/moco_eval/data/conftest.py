@@ -1,8 +1,8 @@
 """What the tests of data share. Index files go where the tests' other files go."""
 
-import dataclasses
 import io
 
+import miniatures
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,14 +36,8 @@ def published(monkeypatch):
     """Make the counts of a set those of its miniature; nothing else of its facts changes."""
 
     def shrink(name, num_train, num_test, num_classes=2, num_val=0):
-        known = dataclasses.replace(
-            facts.DATASETS[name],
-            num_train=num_train,
-            num_val=num_val,
-            num_test=num_test,
-            num_classes=num_classes,
-        )
-        monkeypatch.setitem(facts.DATASETS, name, known)
+        counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+        miniatures.shrink(monkeypatch, facts.DATASETS, name, num_classes=num_classes, **counts)
 
     return shrink
 

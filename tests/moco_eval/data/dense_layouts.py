@@ -3,10 +3,10 @@
 Two training and two test images of 64x48 noise; each shows a few rectangles.
 """
 
-import dataclasses
 import json
 
 import numpy as np
+from miniatures import shrink
 from PIL import Image
 
 from moco_eval.data import scene_sets
@@ -156,10 +156,11 @@ NUM_CLASSES = {"coco2017": 2, "coco2017-keypoints": 1, "lvis-v0.5": 3, "lvis-v1"
 def allow_miniatures(monkeypatch):
     """Expect of each set the numbers that its miniature has."""
     for name, published in scene_sets.SCENE_SETS.items():
-        small = dataclasses.replace(
-            published,
+        shrink(
+            monkeypatch,
+            scene_sets.SCENE_SETS,
+            name,
             num_train=4 if name == "voc07+12" else 2,
             num_test=2,
             num_classes=NUM_CLASSES.get(name, published.num_classes),
         )
-        monkeypatch.setitem(scene_sets.SCENE_SETS, name, small)

@@ -13,26 +13,16 @@ from moco_eval.store import read_all
 from moco_eval.tables.layout import Layout
 
 HOSTILE = "<script>alert('x')</script> & \"漢字\""
-RUN = records.Run(
-    encoder_id="MoCo v2",
-    encoder={
-        **{"tensor_sha256": "aa", "num_params": 23_508_032, "source": "mocov2.pth.tar"},
-        **{"arch": "resnet50", "format": "moco", "input": {"size": 224, "mean": [0.5, 0.25]}},
-        "pretrain": {"method": "moco", "recipe": "mocov2", "config": {"temperature": 0.2}},
-    },
-    protocol="knn",
-    version=1,
-    recipe="knn-20",
-    config={"k": 20},
-    deviations={},
-    dataset={"id": "digits", "num_train": 1437, "num_test": 360, "fingerprint": "f0"},
-    seed=0,
-)
+WEIGHTS = {
+    **{"tensor_sha256": "aa", "num_params": 23_508_032, "source": "mocov2.pth.tar"},
+    **{"arch": "resnet50", "format": "moco", "input": {"size": 224, "mean": [0.5, 0.25]}},
+    "pretrain": {"method": "moco", "recipe": "mocov2", "config": {"temperature": 0.2}},
+}
 LBFGS = {"protocol": "linear-lbfgs", "recipe": "lbfgs", "config": {"c": []}}
 
 
 @pytest.fixture(scope="session")
-def write_run():
+def write_run(knn_run):
     """Write one record, changed as told: what was measured, how it ended, who ran."""
 
     def write(
@@ -40,7 +30,7 @@ def write_run():
     ):
         outcome = records.Outcome(metrics=metrics, num_test=360, details=details or {})
         path = records.write(
-            dataclasses.replace(RUN, **changes),
+            dataclasses.replace(knn_run, **{"encoder": WEIGHTS, **changes}),
             results,
             status=status,
             outcome=outcome if status == "ok" else None,
@@ -82,7 +72,7 @@ def store(tmp_path_factory, write_run, drawn):
     root = tmp_path_factory.mktemp("store")
     results, work = root / "results", root / "work"
     for name, number, first in (("random init", 0, 70.0), ("MoCo v2", 1, 95.0), (HOSTILE, 2, 9.5)):
-        weights = {**RUN.encoder, "tensor_sha256": f"a{number}"}
+        weights = {**WEIGHTS, "tensor_sha256": f"a{number}"}
         who = {"encoder_id": name, "encoder": weights}
         for seed in (0, 1):
             made = write_run(

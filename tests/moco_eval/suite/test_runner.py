@@ -39,10 +39,17 @@ LONG = suite.Cell(
 )
 
 
-class WhenBegun:
-    """A feed without cells, which acts once when a cell trains, and so listens for SIGTERM."""
+class NoCells:
+    """What feeds of these tests share: no cell comes from them, so the end of none matters."""
 
     is_over = True
+
+    def ended(self, task):
+        """Nothing follows."""
+
+
+class WhenBegun(NoCells):
+    """It acts once when a cell trains, and so listens for SIGTERM."""
 
     def __init__(self, action):
         self.action, self.runner, self.is_done = action, None, False
@@ -52,9 +59,6 @@ class WhenBegun:
             self.is_done = True
             self.action(self.runner)
         return ()
-
-    def ended(self, task):
-        pass
 
 
 def listens(worker):
@@ -147,10 +151,9 @@ def test_what_others_have_is_waited_for_or_left(tmp_path, monkeypatch):
     assert [each.cell for each in tally.elsewhere] == [QUICK]
     assert statuses(tmp_path) == []
 
-    class Other:
+    class Other(NoCells):
         """It ends while we wait: after its record is there, its claim goes."""
 
-        is_over = True
         num_looks = 0
 
         def poll(self):
@@ -159,9 +162,6 @@ def test_what_others_have_is_waited_for_or_left(tmp_path, monkeypatch):
                 suite.run_cell(QUICK, results=tmp_path / "results", work_dir=tmp_path / "other")
                 claim.release()
             return ()
-
-        def ended(self, task):
-            pass
 
     settings = Settings(results=tmp_path / "results", work=tmp_path / "work")
     runner = Runner(settings, [Worker({})], Ledger(settings.results), Board("t", num_at_once=1))
